@@ -1,0 +1,141 @@
+// Package plan owns the plain values that describe a change before it is made:
+// which object, from what to what, and the digests that bind a judgement to
+// exactly this change.
+//
+// It guarantees that [Plan.Digest] covers everything a judge saw, and that it
+// is a value: it imports no target, does no I/O. It refuses secrets: whoever
+// fills in a [Field] or a [Document] has masked it before.
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/sources"
+)
+
+// ObjectID names one object that a stack owns, independent of API versions. It
+// is comparable and can be a map key.
+type ObjectID struct {
+	Kind      string `json:"kind"`                // "Deployment.apps", "ConfigMap", "aws_s3_bucket"
+	Namespace string `json:"namespace,omitempty"` // empty for cluster-scoped objects and for Terraform
+	Name      string `json:"name"`                // object name, or the whole Terraform resource address
+}
+
+// String returns "Kind/namespace/name", for Terraform the address alone.
+func (id ObjectID) String() string {
+	if strings.Contains(id.Name, ".") && strings.Contains(id.Name, id.Kind+".") {
+		return id.Name
+	}
+	kind, _, _ := strings.Cut(id.Kind, ".")
+	if id.Namespace == "" {
+		return kind + "/" + id.Name
+	}
+	return kind + "/" + id.Namespace + "/" + id.Name
+}
+
+// Compare orders ids by kind, namespace and name.
+func (id ObjectID) Compare(o ObjectID) int {
+	if c := strings.Compare(id.Kind, o.Kind); c != 0 {
+		return c
+	}
+	if c := strings.Compare(id.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(id.Name, o.Name)
+}
+
+// Action says what a change does to its object.
+type Action string
+
+// The actions. A replace deletes the object and creates it again.
+const (
+	Create  Action = "create"
+	Update  Action = "update"
+	Replace Action = "replace"
+	Delete  Action = "delete"
+)
+
+// Field is one difference within an object.
+type Field struct {
+	Path string `json:"path"`           // JSON pointer
+	From string `json:"from,omitempty"` // JSON, masked; empty: the field is absent
+	To   string `json:"to,omitempty"`   // JSON, masked; empty: the field goes
+}
+
+// Change is what happens to one object.
+type Change struct {
+	ID     ObjectID `json:"id"`
+	Action Action   `json:"action"`
+	// UID is the live object's uid when the change was planned; empty for a create.
+	UID string `json:"uid,omitempty"`
+	// Before is the digest of the fields that the change touches, as judged;
+	// After that of the object as it is desired. Both are over masked content.
+	Before digest.Digest `json:"before,omitempty"`
+	After  digest.Digest `json:"after,omitempty"`
+	Fields []Field       `json:"fields,omitempty"`
+	// Source is where the desired object is declared: "apps/web/deployment.yaml:12".
+	Source string `json:"source,omitempty"`
+	// Reason says why, where the action does not: "no longer declared", "adopted from kubectl".
+	Reason string `json:"reason,omitempty"`
+}
+
+// Document is one masked value that policies judge.
+type Document struct {
+	Name  string `json:"name"`           // file name within the snapshot, or "plan.json"
+	Line  int    `json:"line,omitempty"` // where the document starts in that file; 0 is unknown
+	Value any    `json:"value"`          // JSON-shaped: map[string]any, []any, string, float64 or int64, bool, nil
+}
+
+// Plan is a digest-bound list of changes.
+type Plan struct {
+	Stack       string           `json:"stack"`
+	Environment string           `json:"environment"`
+	Target      string           `json:"target"` // "kubernetes", "terraform"
+	Revision    sources.Revision `json:"revision"`
+	Rendered    digest.Digest    `json:"rendered"` // digest of the rendering that this plan realises
+	Changes     []Change         `json:"changes"`
+	// Documents are what policy(plan) judges, masked.
+	Documents []Document `json:"documents,omitempty"`
+	// Payload binds Private: the digest of the plan file, or of the desired
+	// objects with their secrets replaced by keyed masks.
+	Payload digest.Digest `json:"payload,omitempty"`
+	// Private is the target's own half (desired objects, a plan file). It is
+	// neither stored nor hashed. Whoever applies the plan MUST check it
+	// against Payload first.
+	Private any `json:"-"`
+}
+
+// Digest binds everything in p that a judge can see.
+func (p Plan) Digest() digest.Digest {
+	b, err := json.Marshal(p)
+	if err != nil { // documents are JSON-shaped by contract
+		panic("plan: not JSON: " + err.Error())
+	}
+	return digest.FromBytes(b)
+}
+
+// Empty reports whether there is nothing to do.
+func (p Plan) Empty() bool { return len(p.Changes) == 0 }
+
+// Count returns how many changes have one of the given actions.
+func (p Plan) Count(actions ...Action) int {
+	n := 0
+	for _, c := range p.Changes {
+		if slices.Contains(actions, c.Action) {
+			n++
+		}
+	}
+	return n
+}
+
+// Summary returns "2 to create, 1 to update, 0 to delete" as terraform words it;
+// a replace counts as a delete and a create.
+func (p Plan) Summary() string {
+	return fmt.Sprintf("%d to create, %d to update, %d to delete",
+		p.Count(Create, Replace), p.Count(Update), p.Count(Delete, Replace))
+}

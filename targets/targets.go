@@ -1,0 +1,136 @@
+// Package targets owns the contract of a place that Holdfast deploys to. Each
+// target is one folder below this one, and proves itself with targetstest.
+//
+// A target guarantees that rendering is pure, that planning never writes, and
+// that it applies exactly the plan that was granted. It refuses a zero grant,
+// and stops with [ErrStale] when the world moved since it was judged.
+package targets
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/policy/gate"
+	"github.com/holdfast-dev/holdfast/sources"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// ErrStale is wrapped by Apply when a granted change no longer fits the world:
+// another uid, or other values in the fields that it touches. The caller plans
+// again and has the new plan judged.
+var ErrStale = errors.New("the world changed since the plan was judged")
+
+// Rendered is what a snapshot means to a target.
+type Rendered struct {
+	Stack       string
+	Environment string
+	Revision    sources.Revision
+	// Digest binds the whole rendering over masked content: every secret is
+	// replaced by its keyed mask first.
+	Digest digest.Digest
+	// Objects holds the digest of each desired object, equal to the After of
+	// a change that leads to it. A target whose changes cannot be restored
+	// from a standing grant (Terraform) leaves it nil.
+	Objects map[plan.ObjectID]digest.Digest
+	// Documents are the rendered files for policy, masked.
+	Documents []plan.Document
+	// Artifacts are what the rendering names, unresolved. A target whose
+	// artifacts only a plan names (Terraform) implements [PlanNamer].
+	Artifacts []verify.Subject
+	// Private is the target's own half.
+	Private any
+}
+
+// Outcome is what became of one change.
+type Outcome struct {
+	ID     plan.ObjectID `json:"id"`
+	Action plan.Action   `json:"action"`
+	Err    string        `json:"error,omitempty"` // masked; empty: done
+}
+
+// Receipt says what Apply did. It always tells the truth, also beside an error.
+type Receipt struct {
+	Stack    string        `json:"stack"`
+	Plan     digest.Digest `json:"plan"`
+	Started  time.Time     `json:"started"`
+	Ended    time.Time     `json:"ended"`
+	Outcomes []Outcome     `json:"outcomes"`
+	// Private is the target's own half (what it remembers to watch).
+	Private any `json:"-"`
+}
+
+// Target is one stack's view of a place to deploy to.
+type Target interface {
+	// Render is pure: same snapshot, same bytes; no cluster, no network.
+	Render(ctx context.Context, s *sources.Snapshot) (Rendered, error)
+	// Plan reads the world and never writes to it. With only, it plans just those objects.
+	Plan(ctx context.Context, r Rendered, only ...plan.ObjectID) (plan.Plan, error)
+	// Apply carries out exactly the granted plan. It checks every change before the first
+	// write; when one went stale since, it stops with ErrStale. The Receipt always says what was done.
+	Apply(ctx context.Context, g gate.Grant) (Receipt, error)
+}
+
+// Pinner is an optional ability: references in the rendering can be rewritten
+// to the digests that were verified. Without it an artifact must be immutable
+// as the repository names it.
+type Pinner interface {
+	// Pin returns r with each reference that is a key of digests replaced by
+	// name@digest. A reference of r.Artifacts without an entry is an error.
+	Pin(r Rendered, digests map[string]verify.Subject) (Rendered, error)
+}
+
+// PlanNamer is an optional ability: artifacts that only a plan names. A
+// reference that is mutable or unknown until apply is an error of kind
+// fault.Denied with the hint to pin it.
+type PlanNamer interface {
+	PlanArtifacts(p plan.Plan) ([]verify.Subject, error)
+}
+
+// HealthChecker is optional. A Target without it is healthy once Apply returns.
+type HealthChecker interface {
+	// Healthy returns nil when everything in r is ready, an error of kind
+	// fault.Waiting while it is on its way, and another error when it failed.
+	Healthy(ctx context.Context, r Rendered) error
+}
+
+// FindingClass says how the world differs from what was granted.
+type FindingClass string
+
+// The classes of finding.
+const (
+	Modified FindingClass = "modified" // a field that we own has another value
+	Missing  FindingClass = "missing"  // an object that we own is gone
+	Extra    FindingClass = "extra"    // an object that the stack no longer declares is still there
+)
+
+// Finding is one object that is not as it was granted.
+type Finding struct {
+	Stack  string        `json:"stack"`
+	ID     plan.ObjectID `json:"id"`
+	Class  FindingClass  `json:"class"`
+	Fields []plan.Field  `json:"fields,omitempty"` // From is the live value, To the granted one; masked
+	// Actor is who did it, as far as the target can tell without guessing: a
+	// field manager ("kubectl-edit"); empty is unknown.
+	Actor    string    `json:"actor,omitempty"`
+	Since    time.Time `json:"since,omitzero"` // when the actor did it, or when it was first seen
+	Detected time.Time `json:"detected"`
+}
+
+// Observer is optional: a target that can tell at once that the world moved.
+type Observer interface {
+	// Observe calls found for each object of r that differs from it, from the
+	// moment it returns nothing until ctx ends. It confirms a difference before
+	// it reports it, calls found from one goroutine at a time, and never
+	// writes. Observe and Plan MUST agree.
+	Observe(ctx context.Context, r Rendered, found func(Finding)) error
+}
+
+// Closer is optional: a target that holds resources for its stack.
+type Closer interface {
+	// Close frees what the target holds. The target is not used afterwards.
+	Close() error
+}

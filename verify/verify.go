@@ -1,0 +1,112 @@
+// Package verify owns the proof that something may be trusted: which
+// [Subject]s the desired state names, what a [Requirement] asks of them, and
+// the [Evidence] that was found.
+//
+// It guarantees that zero evidence is a denial, that a subject nobody claims is
+// a denial, and that every later stage sees name@digest only: a tag is resolved
+// once, here. It refuses to be built without a verifier or without a trusted
+// identity.
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// ErrNotApplicable is wrapped by a [Verifier] that does not handle a subject's kind.
+var ErrNotApplicable = errors.New("verifier does not apply to this kind of subject")
+
+// KindImage is the kind of a container image that a Kubernetes object names.
+const KindImage = "image"
+
+// Subject is one artifact that the desired state names.
+type Subject struct {
+	Kind      string `json:"kind"`      // KindImage, …; the key of the table of artifact kinds
+	Reference string `json:"reference"` // as written: "ghcr.io/acme/shop:1.4"
+	// Name is the repository in normal form ("index.docker.io/library/nginx"),
+	// Digest the manifest that was resolved. Both are empty until resolved.
+	Name   string        `json:"name,omitempty"`
+	Digest digest.Digest `json:"digest,omitempty"`
+	// Locations say where the desired state names it, for people:
+	// "apps/web/deployment.yaml:12 Deployment/web spec.template.spec.containers[0].image".
+	Locations []string `json:"locations,omitempty"`
+}
+
+// Pinned returns "name@digest", or the reference while it is unresolved.
+func (s Subject) Pinned() string {
+	if s.Digest == "" {
+		return s.Reference
+	}
+	return s.Name + "@" + s.Digest.String()
+}
+
+// Check is one thing that was looked at and what came of it.
+type Check struct {
+	Name   string `json:"name"`             // stable: "signature", "sbom", "identity", …
+	OK     bool   `json:"ok"`               //
+	Found  string `json:"found,omitempty"`  // what was there, for people
+	Want   string `json:"want,omitempty"`   // what was expected, for people
+	Detail string `json:"detail,omitempty"` // signer, predicate type, log index, …
+}
+
+// Evidence is what was proven about one subject.
+type Evidence struct {
+	Subject Subject `json:"subject"`
+	// Rule names the trust rule that was applied.
+	Rule   string  `json:"rule"`
+	Checks []Check `json:"checks"`
+	// Facts are verified values that a policy may use: signer identities, SBOM
+	// component counts, builder. Keys are stable and documented.
+	Facts map[string]any `json:"facts,omitempty"`
+	// NotAfter is when this evidence must be looked at again; zero is never.
+	NotAfter time.Time `json:"notAfter,omitzero"`
+}
+
+// Verified reports whether at least one check was made and none failed.
+func (e Evidence) Verified() bool {
+	if len(e.Checks) == 0 {
+		return false
+	}
+	for _, c := range e.Checks {
+		if !c.OK {
+			return false
+		}
+	}
+	return true
+}
+
+// Report is the evidence for everything that one rendering names.
+type Report struct {
+	Environment string     `json:"environment"`
+	Evidence    []Evidence `json:"evidence"`
+}
+
+// Digest binds the report's content.
+func (r Report) Digest() digest.Digest {
+	b, err := json.Marshal(r)
+	if err != nil { // Facts come from JSON and always go back to it
+		panic("verify: report is not JSON: " + err.Error())
+	}
+	return digest.FromBytes(b)
+}
+
+// Verifier proves one kind of thing about a subject.
+type Verifier interface {
+	// Verify returns evidence about s, whose Digest is set. An error wrapping
+	// ErrNotApplicable means "not my kind"; any other error means that s MUST
+	// NOT be deployed. Evidence with a failed check may come with the error so
+	// that a person can see what was looked at.
+	Verify(ctx context.Context, s Subject) (Evidence, error)
+}
+
+// Resolver turns a reference into the one digest that every later stage sees.
+type Resolver interface {
+	// Resolve returns s with Name and Digest set. A reference that carries a
+	// digest keeps it; a tag is looked up once. A registry failure is
+	// fault.Transient, a reference that does not parse is fault.Invalid.
+	Resolve(ctx context.Context, s Subject) (Subject, error)
+}
