@@ -1,0 +1,142 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+)
+
+// bodySyncs bounds how many bodies one Append syncs at once. A journalling file
+// system commits syncs that wait together in one go.
+const bodySyncs = 8
+
+// prepareBodies makes the folders and clears what a crash left half written.
+func (s store) prepareBodies() error {
+	if err := os.RemoveAll(s.path("bodies", "tmp")); err != nil {
+		return err
+	}
+	for _, dir := range []string{s.path("bodies", "tmp"), s.path("bodies", "sha256")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	// An earlier process may have died before it synced its folders.
+	for _, dir := range []string{s.path("bodies", "sha256"), s.path("bodies"), s.dir, filepath.Dir(s.dir)} {
+		if err := syncPath(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putBodies stores bodies by their digest. They are durable when it returns.
+func (s store) putBodies(bodies map[string][]byte) (map[string]digest.Digest, error) {
+	if len(bodies) == 0 {
+		return nil, nil
+	}
+	if len(bodies) > maxBodies {
+		return nil, fmt.Errorf("%d bodies, the limit is %d", len(bodies), maxBodies)
+	}
+	unique := map[digest.Digest][]byte{}
+	names := make(map[string]digest.Digest, len(bodies))
+	for role, b := range bodies {
+		if err := checkRole(role); err != nil {
+			return nil, err
+		}
+		if len(b) > MaxBody {
+			return nil, fmt.Errorf("body %q has %d bytes, the limit is %d", role, len(b), MaxBody)
+		}
+		d := digest.FromBytes(b)
+		names[role], unique[d] = d, b
+	}
+
+	var dirs sync.Map
+	var g errgroup.Group
+	g.SetLimit(bodySyncs)
+	for d, b := range unique {
+		g.Go(func() error {
+			dirs.Store(filepath.Dir(s.bodyPath(d)), true)
+			return s.putBody(d, b)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	dirs.Range(func(dir, _ any) bool {
+		g.Go(func() error { return syncPath(dir.(string)) })
+		return true
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return names, nil
+}
+
+// putBody writes and syncs one body. The caller syncs its folder.
+func (s store) putBody(d digest.Digest, b []byte) error {
+	name := s.bodyPath(d)
+	if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) {
+		return syncPath(name) // who wrote it may have died before the sync
+	}
+	if err := makeDir(filepath.Dir(name)); err != nil {
+		return err
+	}
+	return writeAtomic(s.path("bodies", "tmp"), name, b)
+}
+
+// makeDir makes one folder, and syncs its parent if it was not there.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(dir))
+}
+
+// writeAtomic writes name by way of a synced file in tmpDir. The caller syncs
+// the folder of name.
+func writeAtomic(tmpDir, name string, b []byte) (err error) {
+	f, err := os.CreateTemp(tmpDir, "new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // the cause is what counts
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// syncPath syncs a file or folder.
+func syncPath(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

@@ -1,0 +1,112 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+func TestClockWithinTheSkew(t *testing.T) {
+	t.Parallel()
+	last := time.Now().UTC().Add(time.Second)
+	l := &Ledger{state: state{last: last}}
+	if now, err := l.now(); err != nil || !now.Equal(last) {
+		t.Errorf("now() = %v, %v, want the last entry's time %v", now, err, last)
+	}
+}
+
+func TestEncodedTimeIsNeverLongerThanMeasured(t *testing.T) {
+	t.Parallel()
+	e, err := normalise(Entry{Type: Seen, Note: strings.Repeat("n", 2000), Revision: strings.Repeat("r", 700)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []int{0, 1_000_000, 120_000_000, 999_000_000} {
+		e.Time = time.Date(2026, 12, 31, 23, 59, 59, ns, time.UTC)
+		leaf, err := encode(e)
+		if err != nil || len(leaf) > MaxEntry {
+			t.Errorf("%d bytes, %v", len(leaf), err)
+		}
+	}
+}
+
+func TestTilePath(t *testing.T) {
+	t.Parallel()
+	for want, tile := range map[string]tlog.Tile{
+		"tile/0/000.p/5":        {H: 8, L: 0, N: 0, W: 5},
+		"tile/1/x001/234":       {H: 8, L: 1, N: 1234, W: 256},
+		"tile/entries/x001/000": {H: 8, L: -1, N: 1000, W: 256},
+	} {
+		if got := tilePath(tile); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"v":1,"type":"result","time":"2026-01-02T03:04:05.6Z","intent":0,"outcome":"ok","bodies":{"plan":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}`))
+	f.Add([]byte(`{"v":1,"type":"seen","time":"2026-01-02T03:04:05Z"} {}`))
+	f.Fuzz(func(t *testing.T, leaf []byte) {
+		e, err := decode(leaf)
+		if err == nil && (e.Version != entryVersion || !entryTypes[e.Type]) {
+			t.Errorf("accepted %q", leaf)
+		}
+	})
+}
+
+// What Append makes of any note is an entry that can be read.
+func FuzzNormalise(f *testing.F) {
+	f.Add("shop", "deployed \x00\u2028 <b>")
+	f.Fuzz(func(t *testing.T, stack, note string) {
+		e, err := normalise(Entry{Type: Refused, Stack: stack, Note: note})
+		if err != nil {
+			return
+		}
+		leaf, err := encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decode(leaf); err != nil || got.Note != e.Note || len(leaf) > MaxEntry {
+			t.Errorf("%q: %v", leaf, err)
+		}
+	})
+}
+
+func FuzzParseBundle(f *testing.F) {
+	f.Add([]byte("\x00\x01a\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		leaves, err := parseBundle(b)
+		if err != nil {
+			return
+		}
+		var again []byte
+		for _, l := range leaves {
+			again = append(binary.BigEndian.AppendUint16(again, uint16(len(l))), l...)
+		}
+		if !bytes.Equal(again, b) {
+			t.Errorf("%q came back as %q", b, again)
+		}
+	})
+}
+
+func FuzzParseState(f *testing.F) {
+	f.Add([]byte(`{"size":1,"root":"47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if tree, err := parseState(b); err == nil && tree.N < 0 {
+			t.Errorf("size %d from %q", tree.N, b)
+		}
+	})
+}
+
+func FuzzParseKey(f *testing.F) {
+	f.Add("PRIVATE+KEY+a+00000000+AQ==")
+	f.Fuzz(func(t *testing.T, s string) {
+		if signer, vkey, err := parseKey(s); err == nil && (signer == nil || vkey == "") {
+			t.Errorf("a key without halves from %q", s)
+		}
+	})
+}
