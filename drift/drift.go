@@ -1,0 +1,207 @@
+// Package drift owns the judgement of a difference between the live world and
+// what was granted: is it ignored, reported or reverted, and since when is it
+// known.
+//
+// It guarantees that an ignore rule ends on its date and covers fields of a
+// modified object only: an object that is missing, or one that is still there
+// though nothing declares it, is always reported. It refuses to write: a revert
+// goes through the gate and the target.
+package drift
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/robfig/cron/v3"
+
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+// Mode says what happens to drift that no rule ignores.
+type Mode string
+
+// The modes.
+const (
+	Report Mode = "report" // say so, change nothing
+	Revert Mode = "revert" // say so, and restore what was granted
+)
+
+// Ignore is drift that is not acted on until its end.
+type Ignore struct {
+	Kind   string // "Deployment", "Deployment.apps" or a Terraform resource type
+	Name   string // object name or resource address; empty: all
+	Path   string // JSON pointer, * for one segment; what is below it is covered too
+	Until  time.Time
+	Reason string
+}
+
+// Covers reports whether the rule holds for an object at time now.
+func (i Ignore) Covers(id plan.ObjectID, now time.Time) bool {
+	if !now.Before(i.Until) || (i.Name != "" && i.Name != id.Name) {
+		return false
+	}
+	kind, _, _ := strings.Cut(id.Kind, ".")
+	return i.Kind == id.Kind || i.Kind == kind
+}
+
+// Rules are one stack's rules for drift.
+type Rules struct {
+	Mode   Mode
+	Ignore []Ignore
+}
+
+// Action is what happens to one finding.
+type Action string
+
+// The actions.
+const (
+	Ignored  Action = "ignored"
+	Reported Action = "reported"
+	Reverted Action = "reverted"
+)
+
+// Verdict is the judgement of one finding.
+type Verdict struct {
+	// Finding holds the fields that are left after the ignore rules.
+	Finding targets.Finding
+	Action  Action
+	// Reasons are those of the ignore rules that were applied.
+	Reasons []string
+}
+
+// Judge applies the rules to f at time now.
+func (r Rules) Judge(f targets.Finding, now time.Time) Verdict {
+	v := Verdict{Finding: f, Action: Reported}
+	if r.Mode == Revert && f.Class != targets.Extra {
+		v.Action = Reverted
+	}
+	if f.Class != targets.Modified || len(f.Fields) == 0 {
+		return v
+	}
+	v.Finding.Fields = slices.DeleteFunc(slices.Clone(f.Fields), func(field plan.Field) bool {
+		for _, ig := range r.Ignore {
+			if ig.Covers(f.ID, now) && within(ig.Path, field.Path) {
+				if !slices.Contains(v.Reasons, ig.Reason) {
+					v.Reasons = append(v.Reasons, ig.Reason)
+				}
+				return true
+			}
+		}
+		return false
+	})
+	if len(v.Finding.Fields) == 0 {
+		v.Action = Ignored
+	}
+	return v
+}
+
+// within reports whether pointer is, or is below, what pattern names.
+func within(pattern, pointer string) bool {
+	want, got := strings.Split(pattern, "/"), strings.Split(pointer, "/")
+	if len(got) < len(want) {
+		return false
+	}
+	for i, w := range want {
+		if w != "*" && w != got[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// FromPlan turns a plan that was made from what was granted into findings: what
+// the plan would change is what has drifted.
+func FromPlan(p plan.Plan, now time.Time) []targets.Finding {
+	out := make([]targets.Finding, 0, len(p.Changes))
+	for _, c := range p.Changes {
+		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Since: now, Detected: now}
+		switch c.Action {
+		case plan.Create:
+			f.Class = targets.Missing
+			f.Fields = nil
+		case plan.Delete:
+			f.Class = targets.Extra
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// ParseSchedule reads a cron schedule: five fields, or @hourly and the like.
+func ParseSchedule(spec string) (cron.Schedule, error) {
+	s, err := cron.ParseStandard(spec)
+	if err != nil {
+		return nil, fmt.Errorf("cron schedule %q: %w", spec, err)
+	}
+	return s, nil
+}
+
+// Open is the set of findings that are known and not yet gone. It is safe for
+// concurrent use; its zero value is ready.
+type Open struct {
+	mu sync.Mutex
+	m  map[plan.ObjectID]entry
+}
+
+type entry struct {
+	finding targets.Finding
+	key     [sha256.Size]byte
+}
+
+// Add notes f and reports whether it is new: another object, or other content
+// than the finding that is open for the object. An older Since is kept.
+func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
+	key := sha256.Sum256(fmt.Appendf(nil, "%s|%v", f.Class, f.Fields))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.m == nil {
+		o.m = map[plan.ObjectID]entry{}
+	}
+	old, ok := o.m[f.ID]
+	if ok && old.key == key {
+		return old.finding, false
+	}
+	o.m[f.ID] = entry{f, key}
+	return f, true
+}
+
+// Close ends the findings for ids, or all without ids, and returns what was open.
+func (o *Open) Close(ids ...plan.ObjectID) []targets.Finding {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []targets.Finding
+	if len(ids) == 0 {
+		for _, e := range o.m {
+			out = append(out, e.finding)
+		}
+		o.m = nil
+		return out
+	}
+	for _, id := range ids {
+		if e, ok := o.m[id]; ok {
+			out = append(out, e.finding)
+			delete(o.m, id)
+		}
+	}
+	return out
+}
+
+// List returns the open findings in a stable order.
+func (o *Open) List() []targets.Finding {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := make([]targets.Finding, 0, len(o.m))
+	for _, e := range o.m {
+		out = append(out, e.finding)
+	}
+	slices.SortFunc(out, func(a, b targets.Finding) int {
+		return cmp.Or(a.Detected.Compare(b.Detected), a.ID.Compare(b.ID))
+	})
+	return out
+}

@@ -1,0 +1,97 @@
+package drift
+
+import (
+	"testing"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+var (
+	now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	web = plan.ObjectID{Kind: "Deployment.apps", Namespace: "shop", Name: "web"}
+)
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	replicas := plan.Field{Path: "/spec/replicas", From: "5", To: "2"}
+	image := plan.Field{Path: "/spec/template/spec/containers/0/image", From: `"a"`, To: `"b"`}
+	hpa := Ignore{Kind: "Deployment", Path: "/spec/replicas", Until: now.Add(time.Hour), Reason: "HPA owns it"}
+	modified := func(fields ...plan.Field) targets.Finding {
+		return targets.Finding{ID: web, Class: targets.Modified, Fields: fields}
+	}
+	for name, tc := range map[string]struct {
+		rules  Rules
+		f      targets.Finding
+		action Action
+		fields int
+	}{
+		"report":                    {Rules{Mode: Report}, modified(image), Reported, 1},
+		"revert":                    {Rules{Mode: Revert}, modified(image), Reverted, 1},
+		"no mode reports":           {Rules{}, modified(image), Reported, 1},
+		"ignored":                   {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, modified(replicas), Ignored, 0},
+		"ignored in part":           {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, modified(replicas, image), Reverted, 1},
+		"missing is never ignored":  {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, targets.Finding{ID: web, Class: targets.Missing}, Reverted, 0},
+		"extra is never reverted":   {Rules{Mode: Revert}, targets.Finding{ID: web, Class: targets.Extra}, Reported, 0},
+		"the rule has ended":        {Rules{Mode: Revert, Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/replicas", Until: now}}}, modified(replicas), Reverted, 1},
+		"another kind":              {Rules{Ignore: []Ignore{{Kind: "StatefulSet", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
+		"another name":              {Rules{Ignore: []Ignore{{Kind: "Deployment", Name: "api", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
+		"kind with group":           {Rules{Ignore: []Ignore{{Kind: "Deployment.apps", Name: "web", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Ignored, 0},
+		"wildcard and below":        {Rules{Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/*/spec", Until: now.Add(1)}}}, modified(image), Ignored, 0},
+		"a prefix is not a segment": {Rules{Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/repl", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := tc.rules.Judge(tc.f, now)
+			if v.Action != tc.action || len(v.Finding.Fields) != tc.fields {
+				t.Errorf("got %s with %d fields, want %s with %d", v.Action, len(v.Finding.Fields), tc.action, tc.fields)
+			}
+		})
+	}
+}
+
+func TestFromPlan(t *testing.T) {
+	t.Parallel()
+	got := FromPlan(plan.Plan{Stack: "web", Changes: []plan.Change{
+		{ID: web, Action: plan.Create}, {ID: web, Action: plan.Update}, {ID: web, Action: plan.Replace}, {ID: web, Action: plan.Delete},
+	}}, now)
+	want := []targets.FindingClass{targets.Missing, targets.Modified, targets.Modified, targets.Extra}
+	for i, f := range got {
+		if f.Class != want[i] || f.Stack != "web" {
+			t.Errorf("%d: %+v, want class %s", i, f, want[i])
+		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	t.Parallel()
+	var o Open
+	f := targets.Finding{ID: web, Class: targets.Modified, Detected: now, Fields: []plan.Field{{Path: "/a", From: "1"}}}
+	if _, fresh := o.Add(f); !fresh {
+		t.Error("the first finding is not new")
+	}
+	again := f
+	again.Detected = now.Add(time.Minute)
+	if kept, fresh := o.Add(again); fresh || !kept.Detected.Equal(now) {
+		t.Error("the same finding counts twice")
+	}
+	f.Fields = []plan.Field{{Path: "/a", From: "2"}}
+	if _, fresh := o.Add(f); !fresh {
+		t.Error("other content is not new")
+	}
+	if len(o.List()) != 1 || len(o.Close(web)) != 1 || len(o.List()) != 0 {
+		t.Error("close does not end the finding")
+	}
+}
+
+func TestParseSchedule(t *testing.T) {
+	t.Parallel()
+	s, err := ParseSchedule("*/15 * * * *")
+	if err != nil || !s.Next(now).Equal(now.Add(15*time.Minute)) {
+		t.Errorf("%v %v", s, err)
+	}
+	if _, err := ParseSchedule("sometimes"); err == nil {
+		t.Error("accepted")
+	}
+}
