@@ -1,0 +1,530 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"github.com/opencontainers/go-digest"
+	"github.com/robfig/cron/v3"
+)
+
+// names are what stacks, environments and the rest may be called: they become
+// file names, labels and metric values.
+var names = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func limitReader(r io.Reader) io.Reader { return io.LimitReader(r, maxFile+1) }
+
+// Loaded is an operator's file that passed every check.
+type Loaded struct {
+	Operator
+	Path   string
+	Digest digest.Digest // of the file's bytes
+}
+
+// Load reads, checks and completes the operator's file. Every problem in it is
+// reported at once; see [Problems].
+func Load(file string) (*Loaded, error) {
+	b, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	full, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	l := &Loaded{Path: full, Digest: digest.FromBytes(b)}
+	d, err := decode(file, b, &l.Operator)
+	if err != nil {
+		return nil, err
+	}
+	c := checker{document: d}
+	c.operator(&l.Operator)
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	l.complete(filepath.Dir(full))
+	return l, nil
+}
+
+// LoadTrust reads a file that holds the sections trust:, registries: and
+// repositories: of an operator's file and nothing else, for checks by hand.
+func LoadTrust(file string) (*Loaded, error) {
+	b, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	full, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	var sections struct {
+		Trust        []Trust      `json:"trust,omitempty"`
+		Registries   []Registry   `json:"registries,omitempty"`
+		Repositories []Repository `json:"repositories,omitempty"`
+	}
+	d, err := decode(file, b, &sections)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loaded{Path: full, Digest: digest.FromBytes(b)}
+	l.Trust, l.Registries, l.Repositories = sections.Trust, sections.Registries, sections.Repositories
+	c := checker{document: d}
+	for i := range l.Repositories {
+		c.repository(fmt.Sprintf("$.repositories[%d]", i), &l.Repositories[i])
+	}
+	for i := range l.Trust {
+		c.trust(fmt.Sprintf("$.trust[%d]", i), &l.Trust[i], nil)
+	}
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	l.complete(filepath.Dir(full))
+	return l, nil
+}
+
+// ParseStack decodes and checks a stack file. name is for errors.
+func ParseStack(name string, b []byte) (*Stack, error) {
+	var s Stack
+	d, err := decode(name, b, &s)
+	if err != nil {
+		return nil, err
+	}
+	c := checker{document: d}
+	c.stack(&s)
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// complete fills in defaults and makes paths absolute.
+func (o *Operator) complete(dir string) {
+	o.StateDir = abs(dir, o.StateDir)
+	if o.Listen.HTTP == "" {
+		o.Listen.HTTP = "127.0.0.1:8321"
+	}
+	if o.Listen.Socket == "" {
+		o.Listen.Socket = filepath.Join(o.StateDir, "holdfast.sock")
+	}
+	o.Listen.Socket = abs(dir, o.Listen.Socket)
+	if o.Workers == 0 {
+		o.Workers = 8
+	}
+	if o.Limits.MaxDeletes == 0 {
+		o.Limits.MaxDeletes = 50
+	}
+	if o.Drift.KubernetesSchedule == "" {
+		o.Drift.KubernetesSchedule = "@hourly"
+	}
+	if o.Drift.TerraformSchedule == "" {
+		o.Drift.TerraformSchedule = "*/15 * * * *"
+	}
+	for i := range o.Repositories {
+		r := &o.Repositories[i]
+		if r.Branch == "" {
+			r.Branch = "main"
+		}
+		r.Interval = Duration(r.Interval.Or(30 * time.Second))
+		if a := r.Auth; a != nil {
+			a.TokenFile, a.SSHKeyFile = abs(dir, a.TokenFile), abs(dir, a.SSHKeyFile)
+			a.KnownHostsFile, a.CAFile = abs(dir, a.KnownHostsFile), abs(dir, a.CAFile)
+		}
+		for j := range r.Commits.Signers {
+			s := &r.Commits.Signers[j]
+			s.AllowedSignersFile, s.OpenPGPKeyFile = abs(dir, s.AllowedSignersFile), abs(dir, s.OpenPGPKeyFile)
+		}
+	}
+	for i := range o.Environments {
+		e := &o.Environments[i]
+		if k := e.Kubernetes; k != nil {
+			k.Kubeconfig = abs(dir, k.Kubeconfig)
+			if k.Namespace == "" {
+				k.Namespace = "holdfast-system"
+			}
+		}
+		if t := e.Terraform; t != nil {
+			t.Mirror = abs(dir, t.Mirror)
+			if strings.ContainsRune(t.Binary, filepath.Separator) {
+				t.Binary = abs(dir, t.Binary)
+			}
+			t.Timeout = Duration(t.Timeout.Or(30 * time.Minute))
+			for _, set := range t.Credentials {
+				for k, v := range set {
+					set[k] = abs(dir, v)
+				}
+			}
+		}
+	}
+	for i := range o.Trust {
+		t := &o.Trust[i]
+		if t.Kind == "" {
+			t.Kind = "image"
+		}
+		t.TrustedRoot = abs(dir, t.TrustedRoot)
+		for j := range t.Keys {
+			t.Keys[j].File = abs(dir, t.Keys[j].File)
+		}
+	}
+	for i := range o.Registries {
+		r := &o.Registries[i]
+		r.PasswordFile, r.CAFile = abs(dir, r.PasswordFile), abs(dir, r.CAFile)
+	}
+	for i := range o.Policies {
+		o.Policies[i].Path = abs(dir, o.Policies[i].Path)
+	}
+}
+
+// checker holds the rules that types cannot express.
+type checker struct{ *document }
+
+func (c checker) header(version, kind, wantKind string) {
+	if version != Version {
+		c.wrong("$.apiVersion", "write apiVersion: "+Version, "apiVersion is %q, this Holdfast reads %q", version, Version)
+	}
+	if kind != wantKind {
+		c.wrong("$.kind", "write kind: "+wantKind, "kind is %q, want %q", kind, wantKind)
+	}
+}
+
+func (c checker) name(at, what, name string) {
+	if !names.MatchString(name) {
+		c.wrong(at, "use lower case letters, digits and dashes, at most 63", "%q cannot be the name of %s", name, what)
+	}
+}
+
+func (c checker) globs(at string, globs []string) {
+	for i, g := range globs {
+		if g == "" || !doublestar.ValidatePattern(g) {
+			c.wrong(fmt.Sprintf("%s[%d]", at, i), "", "%q is not a glob", g)
+		}
+	}
+}
+
+func (c checker) oneOf(at, what, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		hint := "use one of: " + strings.Join(allowed, ", ")
+		if near := nearest(value, allowed); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		c.wrong(at, hint, "%s is %q", what, value)
+	}
+}
+
+func (c checker) schedule(at, spec string) {
+	if spec == "" {
+		return
+	}
+	if _, err := cron.ParseStandard(spec); err != nil {
+		c.wrong(at, "for example \"*/15 * * * *\" or @hourly", "%q is not a cron schedule: %v", spec, err)
+	}
+}
+
+func (c checker) operator(o *Operator) {
+	c.header(o.APIVersion, o.Kind, "Holdfast")
+	if o.StateDir == "" {
+		c.wrong("$.stateDir", "name a folder that survives a restart", "stateDir is missing")
+	}
+	if o.Listen.HTTP != "" && o.Listen.HTTP != "off" {
+		if _, _, err := net.SplitHostPort(o.Listen.HTTP); err != nil {
+			c.wrong("$.listen.http", "write host:port, for example 127.0.0.1:8321", "listen.http: %v", err)
+		}
+	}
+	if o.Workers < 0 || o.Workers > 256 {
+		c.wrong("$.workers", "", "workers is %d, want 1 to 256", o.Workers)
+	}
+	if len(o.Repositories) == 0 {
+		c.wrong("$.repositories", "", "no repository is configured")
+	}
+	repos, envs, sets := map[string]bool{}, map[string]*Environment{}, map[string]bool{}
+	for i := range o.Repositories {
+		at := fmt.Sprintf("$.repositories[%d]", i)
+		c.repository(at, &o.Repositories[i])
+		c.once(at, "repository", o.Repositories[i].Name, repos)
+	}
+	for i := range o.Policies {
+		at := fmt.Sprintf("$.policies[%d]", i)
+		c.policy(at, &o.Policies[i])
+		c.once(at, "policy set", o.Policies[i].Name, sets)
+	}
+	seen := map[string]bool{}
+	for i := range o.Environments {
+		e := &o.Environments[i]
+		at := fmt.Sprintf("$.environments[%d]", i)
+		c.environment(at, e, sets)
+		c.once(at, "environment", e.Name, seen)
+		envs[e.Name] = e
+	}
+	if len(o.Environments) == 0 {
+		c.wrong("$.environments", "", "no environment is configured")
+	}
+	for i := range o.Allow {
+		c.allow(fmt.Sprintf("$.allow[%d]", i), &o.Allow[i], repos, envs)
+	}
+	rules := map[string]bool{}
+	for i := range o.Trust {
+		at := fmt.Sprintf("$.trust[%d]", i)
+		c.trust(at, &o.Trust[i], envs)
+		c.once(at, "trust rule", o.Trust[i].Name, rules)
+	}
+	for i, r := range o.Registries {
+		at := fmt.Sprintf("$.registries[%d]", i)
+		if r.Host == "" || strings.ContainsAny(r.Host, "/@ ") {
+			c.wrong(at+".host", "write host or host:port, without a scheme", "%q is not a registry host", r.Host)
+		}
+		if (r.Username == "") != (r.PasswordFile == "") {
+			c.wrong(at, "set both or neither", "username and passwordFile belong together")
+		}
+	}
+	c.schedule("$.drift.kubernetesSchedule", o.Drift.KubernetesSchedule)
+	c.schedule("$.drift.terraformSchedule", o.Drift.TerraformSchedule)
+}
+
+func (c checker) once(at, what, name string, seen map[string]bool) {
+	c.name(at+".name", "a "+what, name)
+	if seen[name] {
+		c.wrong(at+".name", "", "%s %q is defined twice", what, name)
+	}
+	seen[name] = true
+}
+
+func (c checker) repository(at string, r *Repository) {
+	c.repositoryURL(at, r)
+	if r.Anchor != "" && !regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`).MatchString(r.Anchor) {
+		c.wrong(at+".anchor", "write the full commit id", "%q is not a commit id", r.Anchor)
+	}
+	if len(r.Commits.Signers) == 0 {
+		c.wrong(at+".commits", "name at least one signer: an unsigned history is not trusted", "commits.signers is empty")
+	}
+	signers := map[string]bool{}
+	for i, s := range r.Commits.Signers {
+		sat := fmt.Sprintf("%s.commits.signers[%d]", at, i)
+		if s.Name == "" || signers[s.Name] {
+			c.wrong(sat, "", "signer %q is missing a name or defined twice", s.Name)
+		}
+		signers[s.Name] = true
+		if s.AllowedSignersFile == "" && s.OpenPGPKeyFile == "" {
+			c.wrong(sat, "set allowedSignersFile or openpgpKeyFile", "signer %q has no key", s.Name)
+		}
+	}
+	if len(r.Commits.Rules) == 0 {
+		c.wrong(at+".commits", "allow paths to signers, for example {paths: [\"**\"], signers: [alice]}", "commits.rules is empty")
+	}
+	for i, rule := range r.Commits.Rules {
+		rat := fmt.Sprintf("%s.commits.rules[%d]", at, i)
+		if len(rule.Paths) == 0 || len(rule.Signers) == 0 {
+			c.wrong(rat, "", "a rule needs paths and signers")
+		}
+		c.globs(rat+".paths", rule.Paths)
+		for j, s := range rule.Signers {
+			if !signers[s] {
+				c.wrong(fmt.Sprintf("%s.signers[%d]", rat, j), "", "%q is not a signer of this repository", s)
+			}
+		}
+	}
+}
+
+func (c checker) repositoryURL(at string, r *Repository) {
+	u, err := url.Parse(r.URL)
+	switch {
+	case r.URL == "" || strings.HasPrefix(r.URL, "-"):
+		c.wrong(at+".url", "", "%q is not a repository URL", r.URL)
+	case filepath.IsAbs(r.URL):
+	case err == nil && u.User != nil && func() bool { _, set := u.User.Password(); return set }():
+		c.wrong(at+".url", "use auth.tokenFile", "the URL holds a password")
+	case err == nil && (u.Scheme == "https" || u.Scheme == "file"):
+	case err == nil && u.Scheme == "http":
+		if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			c.wrong(at+".url", "use https://", "plain http is allowed to loopback only")
+		}
+	case err == nil && u.Scheme == "ssh", err != nil || u.Scheme == "":
+		if r.Auth == nil || r.Auth.KnownHostsFile == "" {
+			c.wrong(at+".url", "set auth.knownHostsFile", "SSH needs a known_hosts file")
+		}
+	default:
+		c.wrong(at+".url", "use https, ssh or an absolute path", "scheme %q is not supported", u.Scheme)
+	}
+}
+
+func (c checker) environment(at string, e *Environment, sets map[string]bool) {
+	if e.Kubernetes == nil && e.Terraform == nil {
+		c.wrong(at, "add kubernetes: or terraform:", "environment %q has no target", e.Name)
+	}
+	if len(e.Policies) == 0 {
+		c.wrong(at, "name at least one policy set: what nothing judges is denied", "environment %q has no policies", e.Name)
+	}
+	for i, p := range e.Policies {
+		if !sets[p] {
+			c.wrong(fmt.Sprintf("%s.policies[%d]", at, i), "", "%q is not a policy set", p)
+		}
+	}
+	if t := e.Terraform; t != nil {
+		if t.Binary == "" {
+			c.wrong(at+".terraform", "write binary: tofu or terraform", "terraform.binary is missing")
+		}
+		if t.Mirror == "" {
+			c.wrong(at+".terraform", "fill a folder with tofu providers mirror", "terraform.mirror is missing")
+		}
+	}
+}
+
+func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[string]*Environment) {
+	if !repos[a.Repository] {
+		c.wrong(at+".repository", "", "%q is not a repository", a.Repository)
+	}
+	if len(a.Paths) == 0 {
+		c.wrong(at, "write paths: [\"**\"] for the whole repository", "paths is empty")
+	}
+	c.globs(at+".paths", a.Paths)
+	c.globs(at+".namespaces", a.Namespaces)
+	c.globs(at+".kinds", a.Kinds)
+	if len(a.Environments) == 0 {
+		c.wrong(at, "", "environments is empty")
+	}
+	for i, e := range a.Environments {
+		if envs[e] == nil {
+			c.wrong(fmt.Sprintf("%s.environments[%d]", at, i), "", "%q is not an environment", e)
+		}
+	}
+	if len(a.Targets) == 0 {
+		c.wrong(at, "write targets: [kubernetes], [terraform] or both", "targets is empty")
+	}
+	for i, t := range a.Targets {
+		c.oneOf(fmt.Sprintf("%s.targets[%d]", at, i), "target", t, "kubernetes", "terraform")
+	}
+	if slices.Contains(a.Targets, "kubernetes") && len(a.Namespaces) == 0 {
+		c.wrong(at, "", "a Kubernetes entry needs namespaces")
+	}
+	for i, m := range a.Drift {
+		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, "report", "revert")
+	}
+	for i, p := range a.Ignore.Paths {
+		c.pointer(fmt.Sprintf("%s.ignore.paths[%d]", at, i), p)
+	}
+	if a.Ignore.Days < 0 {
+		c.wrong(at+".ignore.days", "", "days is negative")
+	}
+}
+
+func (c checker) pointer(at, p string) {
+	if !strings.HasPrefix(p, "/") || p == "/" {
+		c.wrong(at, "for example /spec/replicas", "%q is not a JSON pointer to a field", p)
+	}
+}
+
+func (c checker) trust(at string, t *Trust, envs map[string]*Environment) {
+	if t.Kind != "" {
+		c.oneOf(at+".kind", "kind", t.Kind, "image")
+	}
+	if len(t.Repositories) == 0 {
+		c.wrong(at, "", "repositories is empty")
+	}
+	c.globs(at+".repositories", t.Repositories)
+	for i, e := range t.Environments {
+		if envs != nil && envs[e] == nil {
+			c.wrong(fmt.Sprintf("%s.environments[%d]", at, i), "", "%q is not an environment", e)
+		}
+	}
+	if len(t.Keys) == 0 && len(t.Keyless) == 0 {
+		c.wrong(at, "add keys: or keyless:", "trust rule %q names no signer", t.Name)
+	}
+	for i, k := range t.Keys {
+		if (k.File == "") == (k.PEM == "") {
+			c.wrong(fmt.Sprintf("%s.keys[%d]", at, i), "", "a key needs either file or pem")
+		}
+	}
+	for i, k := range t.Keyless {
+		kat := fmt.Sprintf("%s.keyless[%d]", at, i)
+		if k.Issuer == "" {
+			c.wrong(kat, "", "keyless needs the exact issuer")
+		}
+		if (k.Subject == "") == (k.SubjectPrefix == "") {
+			c.wrong(kat, "", "keyless needs either subject or subjectPrefix")
+		}
+	}
+	if len(t.Keyless) > 0 && t.TrustedRoot == "" {
+		c.wrong(at, "set trustedRoot to the trusted_root.json of your Sigstore", "keyless needs a trusted root")
+	}
+	for i, f := range t.SBOM.Formats {
+		c.oneOf(fmt.Sprintf("%s.sbom.formats[%d]", at, i), "SBOM format", f, "spdx", "cyclonedx")
+	}
+}
+
+func (c checker) policy(at string, p *Policy) {
+	if len(p.Library) == 0 && p.Path == "" {
+		c.wrong(at, "add library: or path:", "policy set %q is empty", p.Name)
+	}
+	for i, t := range p.Targets {
+		c.oneOf(fmt.Sprintf("%s.targets[%d]", at, i), "target", t, "kubernetes", "terraform")
+	}
+}
+
+func (c checker) stack(s *Stack) {
+	c.header(s.APIVersion, s.Kind, "Stack")
+	c.name("$.metadata.name", "a stack", s.Metadata.Name)
+	if s.Spec.Environment == "" {
+		c.wrong("$.spec", "write environment: NAME", "spec.environment is missing")
+	}
+	k, t := s.Spec.Kubernetes, s.Spec.Terraform
+	if (k == nil) == (t == nil) {
+		c.wrong("$.spec", "", "a stack has either kubernetes or terraform")
+	}
+	if k != nil {
+		if k.Namespace == "" {
+			c.wrong("$.spec.kubernetes", "write namespace: NAME", "kubernetes.namespace is missing")
+		}
+		if k.Kustomize != "" && len(k.Manifests) > 0 {
+			c.wrong("$.spec.kubernetes", "", "kustomize and manifests exclude each other")
+		}
+		c.local("$.spec.kubernetes.kustomize", k.Kustomize)
+		for i, m := range k.Manifests {
+			c.local(fmt.Sprintf("$.spec.kubernetes.manifests[%d]", i), m)
+		}
+	}
+	if t != nil {
+		c.local("$.spec.terraform.root", t.Root)
+		if t.Workspace != "" {
+			c.name("$.spec.terraform.workspace", "a workspace", t.Workspace)
+		}
+	}
+	for i, d := range s.Spec.DependsOn {
+		at := fmt.Sprintf("$.spec.dependsOn[%d]", i)
+		c.name(at, "a stack", d)
+		if d == s.Metadata.Name {
+			c.wrong(at, "", "a stack cannot depend on itself")
+		}
+	}
+	if s.Spec.Drift.Mode != "" {
+		c.oneOf("$.spec.drift.mode", "drift mode", s.Spec.Drift.Mode, "report", "revert")
+	}
+	c.schedule("$.spec.drift.schedule", s.Spec.Drift.Schedule)
+	for i, ig := range s.Spec.Drift.Ignore {
+		at := fmt.Sprintf("$.spec.drift.ignore[%d]", i)
+		c.pointer(at+".path", ig.Path)
+		if ig.Kind == "" {
+			c.wrong(at, "", "an ignore rule needs a kind")
+		}
+		if ig.Reason == "" {
+			c.wrong(at, "say why, for the person who reads it next year", "an ignore rule needs a reason")
+		}
+		if ig.Until.IsZero() {
+			c.wrong(at, "write until: 2027-01-31", "an ignore rule needs an end")
+		}
+	}
+}
+
+// local refuses paths that are absolute or look like something remote. Whether
+// they stay inside the repository is checked where they are read.
+func (c checker) local(at, p string) {
+	if path.IsAbs(p) || strings.ContainsAny(p, "\\\x00") || strings.Contains(p, "://") {
+		c.wrong(at, "write a path relative to the stack file", "%q is not a relative path", p)
+	}
+}

@@ -1,0 +1,155 @@
+package config
+
+import (
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+// Permission is what the operator's map grants to one stack.
+type Permission struct {
+	Environment *Environment
+	Namespaces  []string // globs; Kubernetes only
+	Kinds       []string // globs; Kubernetes only
+	DriftMode   string   // "report" or "revert"
+	Credentials map[string]string
+}
+
+// Permit compares what the stack in folder dir of a repository asks for with
+// the operator's map. What no single entry grants as a whole is an error of
+// kind Denied that names the request and what would be granted instead.
+func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Permission, error) {
+	const op = "internal/config.Permit"
+	target := "kubernetes"
+	if s.Spec.Terraform != nil {
+		target = "terraform"
+	}
+	deny := func(hint, format string, args ...any) (Permission, error) {
+		return Permission{}, fault.WithStack(s.Metadata.Name, fault.New(fault.Denied, op, hint, format, args...))
+	}
+	entries := slices.DeleteFunc(slices.Clone(o.Allow), func(a Allow) bool {
+		return a.Repository != repository || !matchAny(a.Paths, dir)
+	})
+	if len(entries) == 0 {
+		return deny("add the path to allow: in the operator's file", "no entry of the operator's map covers %s in repository %s", dir, repository)
+	}
+	entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.Environments, s.Spec.Environment) })
+	if len(entries) == 0 {
+		return deny("ask for an environment that is allowed there, or extend allow: in the operator's file",
+			"a stack in %s may not deploy to environment %q", dir, s.Spec.Environment)
+	}
+	entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.Targets, target) })
+	if len(entries) == 0 {
+		return deny("extend targets in allow: in the operator's file", "a stack in %s may not use %s in environment %q", dir, target, s.Spec.Environment)
+	}
+	env := o.environment(s.Spec.Environment)
+	switch {
+	case env == nil:
+		return deny("", "environment %q does not exist", s.Spec.Environment)
+	case target == "kubernetes" && env.Kubernetes == nil, target == "terraform" && env.Terraform == nil:
+		return deny("", "environment %q has no %s target", env.Name, target)
+	}
+	if k := s.Spec.Kubernetes; k != nil {
+		if k.Namespace == env.Kubernetes.Namespace {
+			return deny("deploy to another namespace", "namespace %q is Holdfast's own", k.Namespace)
+		}
+		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !matchAny(a.Namespaces, k.Namespace) })
+		if len(entries) == 0 {
+			return deny("ask for a namespace that is allowed there, or extend allow: in the operator's file",
+				"a stack in %s may not deploy to namespace %q", dir, k.Namespace)
+		}
+	}
+	p := Permission{Environment: env, DriftMode: s.Spec.Drift.Mode}
+	if t := s.Spec.Terraform; t != nil && t.Credentials != "" {
+		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.Credentials, t.Credentials) })
+		if len(entries) == 0 {
+			return deny("extend credentials in allow: in the operator's file", "a stack in %s may not use credentials %q", dir, t.Credentials)
+		}
+		set, ok := env.Terraform.Credentials[t.Credentials]
+		if !ok {
+			return deny("", "environment %q has no credentials %q", env.Name, t.Credentials)
+		}
+		p.Credentials = set
+	}
+	if mode := s.Spec.Drift.Mode; mode != "" {
+		entries = slices.DeleteFunc(entries, func(a Allow) bool {
+			return !slices.Contains(a.Drift, mode) && (mode != "report" || len(a.Drift) > 0)
+		})
+		if len(entries) == 0 {
+			return deny("leave drift.mode out, or extend drift in allow: in the operator's file", "a stack in %s may not use drift mode %q", dir, mode)
+		}
+	}
+	for _, ig := range s.Spec.Drift.Ignore {
+		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !a.Ignore.covers(ig, now) })
+		if len(entries) == 0 {
+			return deny("extend ignore in allow: in the operator's file, or shorten the rule",
+				"a stack in %s may not ignore %s of %s until %s", dir, ig.Path, ig.Kind, ig.Until.Format(time.DateOnly))
+		}
+	}
+	granted := entries[0]
+	p.Namespaces, p.Kinds = granted.Namespaces, granted.Kinds
+	if p.DriftMode == "" {
+		p.DriftMode = "report"
+		if len(granted.Drift) > 0 {
+			p.DriftMode = granted.Drift[0]
+		}
+	}
+	return p, nil
+}
+
+func (o *Operator) environment(name string) *Environment {
+	for i := range o.Environments {
+		if o.Environments[i].Name == name {
+			return &o.Environments[i]
+		}
+	}
+	return nil
+}
+
+// covers reports whether a stack may have the ignore rule ig.
+func (b IgnoreBound) covers(ig Ignore, now time.Time) bool {
+	days := b.Days
+	if days == 0 {
+		days = 90
+	}
+	if ig.Until.After(now.AddDate(0, 0, days)) {
+		return false
+	}
+	for _, p := range b.Paths {
+		if MatchPointer(p, ig.Path) {
+			return true
+		}
+	}
+	return false
+}
+
+// MatchPointer reports whether a JSON pointer is, or is below, what pattern
+// names; * in the pattern stands for one segment.
+func MatchPointer(pattern, pointer string) bool {
+	want, got := strings.Split(pattern, "/"), strings.Split(pointer, "/")
+	if len(got) < len(want) {
+		return false
+	}
+	for i, w := range want {
+		if w != "*" && w != got[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// matchAny reports whether one of the globs matches a slash-separated path.
+func matchAny(globs []string, name string) bool {
+	name = path.Clean(name)
+	for _, g := range globs {
+		if ok, err := doublestar.Match(g, name); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,59 @@
+package config
+
+// StackFile is the name of a stack file.
+const StackFile = "stack.yaml"
+
+// Stack is a developer's file, stack.yaml: a request, which the operator's map
+// grants or denies.
+type Stack struct {
+	APIVersion string    `json:"apiVersion" jsonschema:"enum=holdfast.dev/v1alpha1"`
+	Kind       string    `json:"kind" jsonschema:"enum=Stack"`
+	Metadata   Metadata  `json:"metadata"`
+	Spec       StackSpec `json:"spec"`
+}
+
+// Metadata names a stack.
+type Metadata struct {
+	Name string `json:"name" jsonschema_description:"Unique among all stacks of the daemon; lower case letters, digits and dashes."`
+}
+
+// StackSpec is what a stack asks for.
+type StackSpec struct {
+	Environment string           `json:"environment"`
+	Kubernetes  *StackKubernetes `json:"kubernetes,omitempty" jsonschema_description:"Either kubernetes or terraform."`
+	Terraform   *StackTerraform  `json:"terraform,omitempty"`
+	DependsOn   []string         `json:"dependsOn,omitempty" jsonschema_description:"Stacks that must be ready first."`
+	Drift       StackDrift       `json:"drift,omitempty"`
+}
+
+// StackKubernetes is what to deploy to a cluster.
+type StackKubernetes struct {
+	Namespace string   `json:"namespace" jsonschema_description:"For objects that name none."`
+	Kustomize string   `json:"kustomize,omitempty" jsonschema_description:"Folder of the kustomization, relative to the stack file."`
+	Manifests []string `json:"manifests,omitempty" jsonschema_description:"Files, folders or globs, relative to the stack file. Neither: all manifests beside the stack file."`
+	Adopt     bool     `json:"adopt,omitempty" jsonschema_description:"Take over objects that exist and that no stack owns."`
+}
+
+// StackTerraform is a configuration to apply.
+type StackTerraform struct {
+	Root        string            `json:"root,omitempty" jsonschema_description:"Folder of the root module, relative to the stack file; \".\" by default."`
+	Workspace   string            `json:"workspace,omitempty" jsonschema_description:"default by default."`
+	Variables   map[string]string `json:"variables,omitempty"`
+	Credentials string            `json:"credentials,omitempty" jsonschema_description:"Name of one of the environment's credentials."`
+}
+
+// StackDrift is how a stack wants its drift treated.
+type StackDrift struct {
+	Mode     string   `json:"mode,omitempty" jsonschema:"enum=report,enum=revert"`
+	Schedule string   `json:"schedule,omitempty" jsonschema_description:"Cron schedule of the full comparison."`
+	Ignore   []Ignore `json:"ignore,omitempty"`
+}
+
+// Ignore is drift that is not acted on, for a time and with a reason.
+type Ignore struct {
+	Kind   string `json:"kind" jsonschema_description:"Kind, Kind.group, or a Terraform resource type."`
+	Name   string `json:"name,omitempty" jsonschema_description:"Object name or resource address; empty: all."`
+	Path   string `json:"path" jsonschema_description:"JSON pointer, with * for one segment."`
+	Until  Date   `json:"until"`
+	Reason string `json:"reason"`
+}
