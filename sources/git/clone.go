@@ -1,0 +1,53 @@
+package git
+
+import (
+	"errors"
+	"path/filepath"
+
+	gogit "github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+// Clone reads the history of a person's own clone. It writes nothing to it.
+type Clone struct {
+	Source
+	repo *gogit.Repository
+}
+
+// OpenClone opens the clone that dir is in. name is for revisions and errors.
+// What is not a clone is fault.Invalid.
+func OpenClone(name, dir string) (*Clone, error) {
+	const op = "sources/git.OpenClone"
+	repo, err := gogit.PlainOpenWithOptions(dir, &gogit.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
+	if err != nil {
+		return nil, fault.New(fault.Invalid, op, "name a clone with --repo", "%s: %w", dir, err)
+	}
+	st, ok := repo.Storer.(*filesystem.Storage)
+	if !ok {
+		return nil, fault.New(fault.Internal, op, "", "%s: not a clone on disk", dir)
+	}
+	limits := Limits{}.withDefaults()
+	m := newMirror(filepath.Clean(dir), limits)
+	m.store = st // opened as it is: nothing is made and nothing is cleaned up
+	return &Clone{Source: Source{name: name, limits: limits, mirror: m, turn: make(chan struct{}, 1)}, repo: repo}, nil
+}
+
+// Resolve returns the full id of the commit that rev names, as git rev-parse
+// reads it. An unknown one is fault.Invalid.
+func (c *Clone) Resolve(rev string) (string, error) {
+	const op = "sources/git.Resolve"
+	if rev == "" || rev[0] == '-' {
+		return "", fault.New(fault.Invalid, op, "", "%q is not a revision", rev)
+	}
+	id, err := c.repo.ResolveRevision(plumbing.Revision(rev))
+	if err != nil {
+		if errors.Is(err, plumbing.ErrReferenceNotFound) {
+			return "", fault.New(fault.Invalid, op, "fetch it first", "the clone has no revision %q", rev)
+		}
+		return "", fault.New(fault.Invalid, op, "", "revision %q: %w", rev, err)
+	}
+	return id.String(), nil
+}
