@@ -1,0 +1,364 @@
+// Package commit owns the question who authorised a commit. It judges raw
+// object bytes: the bytes that hash to the commit's id are the bytes whose
+// signature is checked and the bytes that name the tree.
+//
+// It guarantees that history only moves forward along first parents from the
+// last applied commit (or the operator's anchor, or the root), and that each
+// step was signed by a known key, valid when Holdfast first saw the commit, of a
+// signer whom a rule permits every path of the step's diff, what a merge adds
+// on its own included. It refuses objects that two readers could understand
+// differently, weak keys and hashes, and to be built without signers or rules.
+package commit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/bmatcuk/doublestar/v4"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// KindCommit is the kind of a commit as a verify.Subject.
+const KindCommit = "commit"
+
+// SSHNamespace is the signature namespace of commits; see gitformat-signature
+// and git's gpg-interface.c, which calls ssh-keygen -Y verify -n git.
+const SSHNamespace = "git"
+
+const (
+	defaultMaxCommits = 10_000
+	maxChecks         = 50 // steps that evidence describes one by one
+	op                = "verify/commit"
+)
+
+// Signer is a person or a bot whose signatures count.
+type Signer struct {
+	Name    string
+	SSH     []AllowedSigner
+	OpenPGP [][]byte // public keys, armored or binary
+	// NotBefore and NotAfter bound when the signer may sign, both inclusive;
+	// zero is unbounded. They come on top of what the keys say.
+	NotBefore, NotAfter time.Time
+}
+
+// Rule permits signers to change paths.
+type Rule struct {
+	Paths   []string // doublestar globs over slash-separated paths, from the root: "apps/**"
+	Signers []string // names of Config.Signers
+}
+
+// Config says whom to believe.
+type Config struct {
+	Repository string // for messages and evidence
+	// Anchor is the commit where judging starts when nothing was applied yet.
+	// It is trusted itself. Without it all history is judged.
+	Anchor     string
+	Signers    []Signer
+	Rules      []Rule
+	MaxCommits int // steps judged at once at most; 10,000 if zero
+}
+
+// History gives access to commits. sources/git implements it.
+type History interface {
+	// Commit returns the raw bytes of the commit object id.
+	Commit(ctx context.Context, id string) ([]byte, error)
+	// ChangedPaths returns the paths that differ between the trees of two
+	// commits, both sides of renames included. An empty parent is the empty tree.
+	ChangedPaths(ctx context.Context, parent, child string) ([]string, error)
+}
+
+// Verifier judges commits. It is safe for concurrent use.
+type Verifier struct {
+	repository string
+	anchor     string
+	most       int
+	keys       keyring
+	rules      []Rule
+	ruled      map[string]bool // signers that some rule names
+}
+
+// New returns a Verifier for c. It refuses, as fault.Invalid, a configuration
+// that would check nothing or not what it says.
+func New(c Config) (*Verifier, error) {
+	invalid := func(hint, format string, args ...any) (*Verifier, error) {
+		return nil, fault.New(fault.Invalid, op+".New", hint, "commits of %s: "+format, append([]any{c.Repository}, args...)...)
+	}
+	if len(c.Signers) == 0 {
+		return invalid("list who may sign commits", "no signers")
+	}
+	if len(c.Rules) == 0 {
+		return invalid("say which signers may change which paths", "no rules")
+	}
+	if c.Anchor != "" && !commitID.MatchString(c.Anchor) {
+		return invalid("give the anchor as a full commit id", "anchor %q is not a commit id", c.Anchor)
+	}
+	if c.MaxCommits < 0 {
+		return invalid("use a positive number", "maxCommits is negative")
+	}
+	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, ruled: map[string]bool{}}
+	if v.most == 0 {
+		v.most = defaultMaxCommits
+	}
+	var err error
+	if v.keys, err = newKeyring(c.Signers); err != nil {
+		return invalid("correct the signer's keys", "%w", err)
+	}
+	for i, r := range c.Rules {
+		if len(r.Paths) == 0 || len(r.Signers) == 0 {
+			return invalid("give each rule paths and signers", "rule %d has no paths or no signers", i+1)
+		}
+		for _, p := range r.Paths {
+			if p == "" || strings.HasPrefix(p, "/") || strings.HasPrefix(p, "./") || !doublestar.ValidatePattern(p) {
+				return invalid(`write globs from the root of the repository, such as "apps/**"`, "rule %d: %q is not a glob that could match", i+1, p)
+			}
+		}
+		for _, s := range r.Signers {
+			if !slices.ContainsFunc(c.Signers, func(k Signer) bool { return k.Name == s }) {
+				return invalid("add the signer, or correct the name", "rule %d names the signer %q, who is not configured", i+1, s)
+			}
+			v.ruled[s] = true
+		}
+		v.rules = append(v.rules, Rule{Paths: slices.Clone(r.Paths), Signers: slices.Clone(r.Signers)})
+	}
+	return v, nil
+}
+
+// Verify judges every step from the commit from (the last applied one,
+// exclusive), or else the anchor (exclusive), or else the root (inclusive), to
+// head. With head equal to from it judges head itself again.
+//
+// The time now is when head was first seen: keys must be valid then, and at the
+// commit's own date, which its signer chose and which therefore can only
+// narrow. A refusal is fault.Denied and comes with the evidence so far, its last
+// check failed; errors of h keep their kind.
+func (v *Verifier) Verify(ctx context.Context, h History, from, head string, now time.Time) (verify.Evidence, error) {
+	ev := verify.Evidence{
+		Subject: verify.Subject{Kind: KindCommit, Reference: head, Name: v.repository},
+		Rule:    "commits of " + v.repository,
+		Facts:   map[string]any{},
+	}
+	if now.IsZero() {
+		return ev, fault.New(fault.Internal, op, "", "the time of first sight is missing")
+	}
+	for _, id := range []string{head, from} {
+		if id != "" && !commitID.MatchString(id) {
+			return ev, fault.New(fault.Invalid, op, "name commits by their full id", "%q is not a commit id", clip(id))
+		}
+	}
+	steps, err := v.steps(ctx, h, from, head)
+	if err != nil {
+		return v.refused(ev, head, err)
+	}
+	if steps == nil {
+		ev.Checks = []verify.Check{{Name: "anchor", OK: true, Detail: short(head) + " is the anchor that the operator set"}}
+		ev.Facts["commits"] = 0
+		return ev, nil
+	}
+	return v.judgeAll(ctx, h, ev, steps, now)
+}
+
+// judgeAll judges steps, oldest first, so that the first wrong one is named.
+func (v *Verifier) judgeAll(ctx context.Context, h History, ev verify.Evidence, steps []string, now time.Time) (verify.Evidence, error) {
+	if left := len(steps) - maxChecks; left > 0 {
+		ev.Checks = append(ev.Checks, verify.Check{Name: "commits", OK: true,
+			Detail: fmt.Sprintf("%d earlier commits, each signed and permitted by a rule", left)})
+	}
+	for i, id := range steps {
+		if err := ctx.Err(); err != nil {
+			return ev, fault.Wrap(fault.Transient, op, "", err)
+		}
+		s, err := v.judge(ctx, h, id, now)
+		if err != nil {
+			if i < len(steps)-maxChecks {
+				ev.Checks = nil // the summary promised too much
+			}
+			return v.refused(ev, id, err)
+		}
+		if i >= len(steps)-maxChecks {
+			ev.Checks = append(ev.Checks, verify.Check{Name: "commit", OK: true,
+				Detail: fmt.Sprintf("%s signed by %s (%s) for %d paths", short(id), s.by.signer, s.by, s.paths)})
+		}
+		if i == len(steps)-1 {
+			ev.Facts["signer"] = s.by.signer
+			ev.Facts["fingerprint"] = s.by.fingerprint
+			ev.Facts["author"] = s.commit.author.String()
+			ev.Facts["commits"] = len(steps)
+		}
+	}
+	return ev, nil
+}
+
+// refused adds the failed check that err stands for, if it is a denial.
+func (v *Verifier) refused(ev verify.Evidence, id string, err error) (verify.Evidence, error) {
+	if fault.KindOf(err) == fault.Denied {
+		ev.Checks = append(ev.Checks, verify.Check{Name: "commit", OK: false, Found: err.Error(), Want: "a step that is signed and permitted by a rule",
+			Detail: short(id)})
+	}
+	return ev, err
+}
+
+// steps returns the ids to judge, oldest first, or nil if head is the anchor.
+func (v *Verifier) steps(ctx context.Context, h History, from, head string) ([]string, error) {
+	if head == v.anchor {
+		if from != "" && from != head {
+			// Only the very first step may start at the anchor: later it would be a way back.
+			if _, err := v.walk(ctx, h, head, from); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	}
+	if from == head {
+		return []string{head}, nil
+	}
+	base := from
+	if base == "" {
+		base = v.anchor
+	}
+	return v.walk(ctx, h, head, base)
+}
+
+// walk follows first parents from head to base (exclusive), or to the root if
+// base is empty, and returns the ids oldest first.
+func (v *Verifier) walk(ctx context.Context, h History, head, base string) ([]string, error) {
+	var ids []string
+	for id := head; id != base; {
+		if err := ctx.Err(); err != nil {
+			return nil, fault.Wrap(fault.Transient, op, "", err)
+		}
+		if len(ids) == v.most {
+			return nil, denied("set a newer anchor, or raise maxCommits", "commit %s: more than %d commits have to be judged", short(head), v.most)
+		}
+		c, err := load(ctx, h, id)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+		if len(c.parents) > 0 {
+			id = c.parents[0]
+			continue
+		}
+		if base == "" {
+			break
+		}
+		if base == v.anchor {
+			return nil, denied("set the anchor to a commit of this branch",
+				"commit %s by %s: the anchor %s is not among its first parents", short(head), c.author, short(base))
+		}
+		return nil, v.sideways(ctx, h, head, base)
+	}
+	slices.Reverse(ids)
+	return ids, nil
+}
+
+// sideways is the refusal of a force-push.
+func (v *Verifier) sideways(ctx context.Context, h History, head, base string) error {
+	c, err := load(ctx, h, head)
+	if err != nil {
+		return err
+	}
+	return denied("push a commit on top of "+short(base)+" (git revert takes changes back), or give a signed order to go back",
+		"commit %s by %s: history moved back or sideways (force-push): %s, the last applied commit, is not among its first parents",
+		short(head), c.author, short(base))
+}
+
+// step is the outcome for one commit.
+type step struct {
+	commit *object
+	by     match
+	paths  int
+}
+
+// judge checks one commit: its form, its signature, and that its signer may
+// change every path that differs from its first parent.
+func (v *Verifier) judge(ctx context.Context, h History, id string, now time.Time) (step, error) {
+	c, err := load(ctx, h, id)
+	if err != nil {
+		return step{}, err
+	}
+	by, err := v.keys.verify(c, now)
+	if err != nil {
+		return step{}, fault.Wrap(fault.Denied, op, "", fmt.Errorf("commit %s by %s: %w", short(id), c.author, err))
+	}
+	parent := ""
+	if len(c.parents) > 0 {
+		parent = c.parents[0]
+	}
+	paths, err := h.ChangedPaths(ctx, parent, id)
+	if err != nil {
+		return step{}, err
+	}
+	if !v.ruled[by.signer] { // an empty commit has no path that a rule could refuse
+		return step{}, denied("add a rule for the signer, or have the commit signed by another",
+			"commit %s by %s: signed by %s, whom no rule permits anything", short(id), c.author, by.signer)
+	}
+	for _, p := range paths {
+		if !v.permits(by.signer, p) {
+			return step{}, denied("have the commit signed by someone whom a rule permits this path, or add a rule",
+				"commit %s by %s: no rule permits %s to change %s", short(id), c.author, by.signer, clip(p))
+		}
+	}
+	return step{commit: c, by: by, paths: len(paths)}, nil
+}
+
+// permits reports whether a rule lets signer change path.
+func (v *Verifier) permits(signer, path string) bool {
+	return slices.ContainsFunc(v.rules, func(r Rule) bool {
+		return slices.Contains(r.Signers, signer) && slices.ContainsFunc(r.Paths, func(glob string) bool {
+			ok, err := doublestar.Match(glob, path)
+			return ok && err == nil
+		})
+	})
+}
+
+// load reads and parses one commit, and makes sure that the bytes are the ones
+// that id names.
+func load(ctx context.Context, h History, id string) (*object, error) {
+	raw, err := h.Commit(ctx, id)
+	if err != nil {
+		return nil, fault.Wrap(fault.Transient, op, "fetch the repository again", err)
+	}
+	if err := checkID(raw, id); err != nil {
+		return nil, denied("fetch the repository again", "commit %s: %w", short(id), err)
+	}
+	c, err := parse(raw)
+	if err != nil {
+		return nil, denied("write the commit again with git", "commit %s by %s: malformed: %w", short(id), authorGuess(raw), err)
+	}
+	return c, nil
+}
+
+func denied(hint, format string, args ...any) error {
+	return fault.New(fault.Denied, op, hint, format, args...)
+}
+
+// because is the reason of a refusal that does not know its commit yet.
+func because(hint, format string, args ...any) error {
+	return &fault.Error{Op: op, Kind: fault.Denied, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+var commitID = regexp.MustCompile(`^[0-9a-f]{40}$`)
+
+func short(id string) string { return id[:min(len(id), 12)] }
+
+// clip makes text that an attacker may have chosen fit for one line of a log.
+func clip(s string) string {
+	const most = 120
+	s = strings.ToValidUTF8(s[:min(len(s), most)], "?")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+var errUnsigned = errors.New("unsigned")
