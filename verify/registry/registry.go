@@ -1,0 +1,433 @@
+// Package registry owns what Holdfast reads from OCI registries: the digest a
+// tag stands for, manifests and blobs by digest, and the lists of what refers
+// to a manifest.
+//
+// It guarantees that content asked for by digest has that digest, that every
+// response, list and redirect chain is bounded, that a failure is never an
+// empty answer, and that a credential goes to its own host and to the token
+// hosts which the operator listed, and nowhere else. It refuses plain HTTP for
+// a host that is not marked for it, token realms on other hosts, and pages of a
+// list that lead to another host.
+package registry
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// Caps on what is read. They are generous for honest content.
+const (
+	MaxManifest  = 4 << 20  // bytes, the limit that the OCI distribution specification recommends
+	MaxBlob      = 32 << 20 // bytes
+	MaxReferrers = 512      // descriptors in one list, all pages together
+
+	maxPages     = 64
+	maxRedirects = 5
+	maxToken     = 1 << 20          // bytes of a token response
+	maxCached    = 32 << 20         // bytes of content kept by digest
+	callTimeout  = 60 * time.Second // one request, body included
+)
+
+// ErrNotFound is wrapped when the registry says that there is no such tag,
+// manifest or blob.
+var ErrNotFound = errors.New("not found")
+
+// Config is what the operator says about registries.
+type Config struct {
+	// Hosts is keyed by host or host:port as in a reference; "docker.io" means
+	// "index.docker.io". A host that is not listed is reached by HTTPS without
+	// credentials.
+	Hosts map[string]Host
+	// DockerConfig is the path of a config.json whose "auths" give credentials
+	// for hosts that have none in Hosts; empty for none. It is read again for
+	// each token. Credential helpers are not run.
+	DockerConfig string
+}
+
+// Host says how one registry is reached.
+type Host struct {
+	Username string
+	// Password returns the password or token; it is asked each time, so that a
+	// rotated one is used. Nil means no credentials.
+	Password func() (string, error)
+	CA       []byte // PEM; replaces the system's authorities
+	// InsecureHTTP talks plain HTTP to this host.
+	InsecureHTTP bool
+	// Realms are other hosts (host or host:port) that may issue this registry's tokens.
+	Realms []string
+}
+
+// Client reads from registries. It is safe for concurrent use.
+type Client struct {
+	hosts        map[string]*host
+	dockerConfig string
+	fallback     *host // hosts that are not configured
+
+	mu     sync.Mutex
+	bytes  int
+	cache  map[digest.Digest][]byte // immutable by nature
+	order  []digest.Digest
+	tokens map[tokenKey]token
+}
+
+// New checks c and returns a Client. It makes no request.
+func New(c Config) (*Client, error) {
+	cl := &Client{
+		hosts:        map[string]*host{},
+		dockerConfig: c.DockerConfig,
+		cache:        map[digest.Digest][]byte{},
+		tokens:       map[tokenKey]token{},
+	}
+	var err error
+	if cl.fallback, err = newHost(Host{}); err != nil {
+		return nil, err
+	}
+	for h, conf := range c.Hosts {
+		reg, err := name.NewRegistry(h, name.StrictValidation)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "verify/registry.New", "write host or host:port", "registry %q: %w", h, err)
+		}
+		if cl.hosts[reg.RegistryStr()], err = newHost(conf); err != nil {
+			return nil, fault.New(fault.Invalid, "verify/registry.New", "", "registry %s: %w", h, err)
+		}
+	}
+	return cl, nil
+}
+
+// Resolve implements [verify.Resolver]. A tag is resolved by reading the
+// manifest and hashing it; what the registry says about its digest must agree.
+func (c *Client) Resolve(ctx context.Context, s verify.Subject) (verify.Subject, error) {
+	const op = "verify/registry.Resolve"
+	ref, err := name.ParseReference(s.Reference)
+	if err != nil {
+		return s, fault.New(fault.Invalid, op, "write the image as registry/repository:tag or registry/repository@sha256:…", "%q is not an image reference: %w", s.Reference, err)
+	}
+	s.Name = ref.Context().Name()
+	if d, ok := ref.(name.Digest); ok {
+		s.Digest = digest.Digest(d.DigestStr())
+		if err := supported(s.Digest); err != nil {
+			return s, fault.New(fault.Invalid, op, "", "%s: %w", s.Reference, err)
+		}
+		return s, nil
+	}
+	_, d, err := c.manifest(ctx, ref.Context(), ref.Identifier(), "")
+	if err != nil {
+		if errors.Is(err, ErrNotFound) {
+			return s, fault.New(fault.Waiting, op, "push the image, or correct its name", "%s: no such image: %w", s.Reference, err)
+		}
+		return s, err
+	}
+	s.Digest = d
+	return s, nil
+}
+
+// Manifest returns the manifest with digest d in repository repo.
+func (c *Client) Manifest(ctx context.Context, repo string, d digest.Digest) ([]byte, error) {
+	if b, ok := c.cached(d); ok {
+		return b, nil
+	}
+	r, err := repository(repo)
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := c.manifest(ctx, r, d.String(), d)
+	return b, err
+}
+
+// Tag returns the manifest that tag stands for now.
+func (c *Client) Tag(ctx context.Context, repo, tag string) ([]byte, error) {
+	r, err := repository(repo)
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := c.manifest(ctx, r, tag, "")
+	return b, err
+}
+
+// Blob returns the blob with digest d, at most [MaxBlob] bytes.
+func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) ([]byte, error) {
+	const op = "verify/registry.Blob"
+	if b, ok := c.cached(d); ok {
+		return b, nil
+	}
+	r, err := repository(repo)
+	if err != nil {
+		return nil, err
+	}
+	if err := supported(d); err != nil {
+		return nil, fault.Wrap(fault.Denied, op, "", err)
+	}
+	resp, err := c.get(ctx, r, "/blobs/"+d.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	b, err := read(resp, MaxBlob)
+	if err != nil {
+		return nil, err
+	}
+	if sum(b) != d {
+		return nil, lied(r, d, b)
+	}
+	c.keep(d, b)
+	return b, nil
+}
+
+// Referrers lists the manifests that name d as their subject: by the referrers
+// API, or by the referrers tag where a registry answers 404 to it.
+// https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
+func (c *Client) Referrers(ctx context.Context, repo string, d digest.Digest) ([]v1.Descriptor, error) {
+	r, err := repository(repo)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.referrersAPI(ctx, r, d)
+	if !errors.Is(err, ErrNotFound) {
+		return out, err
+	}
+	// "If the referrers API returns a 404, the client MUST fallback to pulling
+	// the referrers tag schema."
+	b, _, err := c.manifest(ctx, r, TagPrefix(d), "")
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseIndex(r, b)
+}
+
+// TagPrefix returns "sha256-<hex>": the referrers tag, and the stem of the
+// legacy ".sig" and ".att" tags.
+func TagPrefix(d digest.Digest) string { return strings.ReplaceAll(d.String(), ":", "-") }
+
+func (c *Client) referrersAPI(ctx context.Context, r name.Repository, d digest.Digest) ([]v1.Descriptor, error) {
+	const op = "verify/registry.Referrers"
+	var out []v1.Descriptor
+	path := "/referrers/" + d.String()
+	seen := map[string]bool{}
+	for range maxPages {
+		if seen[path] {
+			return nil, fault.New(fault.Transient, op, "", "%s: the pages of the referrers list go in a circle", r)
+		}
+		seen[path] = true
+		resp, err := c.get(ctx, r, path, http.Header{"Accept": {string(types.OCIImageIndex)}})
+		if err != nil {
+			if len(seen) > 1 && errors.Is(err, ErrNotFound) {
+				// A later page that is missing is a broken list, not an absent API.
+				return nil, fault.New(fault.Transient, op, "", "%s: a page of the referrers list is missing: %v", r, err)
+			}
+			return nil, err
+		}
+		b, err := read(resp, MaxManifest)
+		if err != nil {
+			return nil, err
+		}
+		if mt, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || mt != string(types.OCIImageIndex) {
+			return nil, fault.New(fault.Transient, op, "", "%s: the referrers list has content type %q", r, resp.Header.Get("Content-Type"))
+		}
+		page, err := parseIndex(r, b)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, page...); len(out) > MaxReferrers {
+			return nil, tooMany(r)
+		}
+		next, err := nextPage(r, resp)
+		if err != nil || next == "" {
+			return out, err
+		}
+		path = next
+	}
+	return nil, tooMany(r)
+}
+
+func tooMany(r name.Repository) error {
+	return fault.New(fault.Denied, "verify/registry.Referrers", "delete old referrers of this image", "%s: more than %d referrers or %d pages", r, MaxReferrers, maxPages)
+}
+
+// nextPage returns the path and query of the next page below /v2/<name>, or "".
+func nextPage(r name.Repository, resp *http.Response) (string, error) {
+	target, ok := parseLink(resp.Header.Get("Link"))
+	if !ok {
+		return "", nil
+	}
+	u, err := resp.Request.URL.Parse(target)
+	if err != nil {
+		return "", fault.New(fault.Transient, "verify/registry.Referrers", "", "%s: bad Link header: %w", r, err)
+	}
+	rest, ok := strings.CutPrefix(u.EscapedPath(), "/v2/"+r.RepositoryStr())
+	if u.Host != resp.Request.URL.Host || !ok {
+		return "", fault.New(fault.Denied, "verify/registry.Referrers", "", "%s: the next page of the referrers list is elsewhere: %s", r, u.Redacted())
+	}
+	if u.RawQuery != "" {
+		rest += "?" + u.RawQuery
+	}
+	return rest, nil
+}
+
+// parseLink returns the target of a Link header with rel="next" (RFC 8288).
+func parseLink(h string) (string, bool) {
+	for _, link := range strings.Split(h, ",") {
+		target, params, ok := strings.Cut(strings.TrimSpace(link), ">")
+		if !ok || !strings.HasPrefix(target, "<") {
+			continue
+		}
+		for _, p := range strings.Split(params, ";") {
+			k, v, _ := strings.Cut(strings.TrimSpace(p), "=")
+			if strings.EqualFold(k, "rel") && strings.EqualFold(strings.Trim(v, `"`), "next") {
+				return target[1:], true
+			}
+		}
+	}
+	return "", false
+}
+
+func parseIndex(r name.Repository, b []byte) ([]v1.Descriptor, error) {
+	const op = "verify/registry.Referrers"
+	var idx struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     types.MediaType `json:"mediaType"`
+		Manifests     []v1.Descriptor `json:"manifests"`
+	}
+	if err := json.Unmarshal(b, &idx); err != nil {
+		return nil, fault.New(fault.Transient, op, "", "%s: the referrers list is not JSON: %w", r, err)
+	}
+	if idx.SchemaVersion != 2 || (idx.MediaType != "" && idx.MediaType != types.OCIImageIndex) {
+		return nil, fault.New(fault.Transient, op, "", "%s: the referrers list is not an OCI image index", r)
+	}
+	if len(idx.Manifests) > MaxReferrers {
+		return nil, tooMany(r)
+	}
+	return idx.Manifests, nil
+}
+
+// acceptManifests are the media types of images, indexes and OCI artifacts.
+var acceptManifests = strings.Join([]string{
+	string(types.OCIImageIndex), string(types.OCIManifestSchema1),
+	string(types.DockerManifestList), string(types.DockerManifestSchema2),
+}, ", ")
+
+// manifest fetches by tag or digest; want is empty for a tag.
+func (c *Client) manifest(ctx context.Context, r name.Repository, id string, want digest.Digest) ([]byte, digest.Digest, error) {
+	if want != "" {
+		if err := supported(want); err != nil {
+			return nil, "", fault.Wrap(fault.Denied, "verify/registry.Manifest", "", err)
+		}
+	}
+	resp, err := c.get(ctx, r, "/manifests/"+id, http.Header{"Accept": {acceptManifests}})
+	if err != nil {
+		return nil, "", err
+	}
+	b, err := read(resp, MaxManifest)
+	if err != nil {
+		return nil, "", err
+	}
+	got := sum(b)
+	if want == "" {
+		// A header in another algorithm cannot be compared and is not used.
+		if h := digest.Digest(resp.Header.Get("Docker-Content-Digest")); strings.HasPrefix(string(h), "sha256:") {
+			want = h
+		}
+	}
+	if want != "" && got != want {
+		return nil, "", lied(r, want, b)
+	}
+	c.keep(got, b)
+	return b, got, nil
+}
+
+func lied(r name.Repository, want digest.Digest, b []byte) error {
+	return fault.New(fault.Denied, "verify/registry", "check the registry and what is between it and here",
+		"%s: the registry answered with other content (%s) than was asked for (%s)", r, sum(b), want)
+}
+
+func sum(b []byte) digest.Digest {
+	h := sha256.Sum256(b)
+	return digest.Digest("sha256:" + hex.EncodeToString(h[:]))
+}
+
+// supported refuses digests that this package cannot check.
+func supported(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("%q: %w", d, err)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("%s: only sha256 is supported", d)
+	}
+	return nil
+}
+
+func repository(repo string) (name.Repository, error) {
+	r, err := name.NewRepository(repo)
+	if err != nil {
+		return r, fault.New(fault.Invalid, "verify/registry", "", "%q is not a repository: %w", repo, err)
+	}
+	return r, nil
+}
+
+// read returns the body, or an error if it is longer than limit.
+func read(resp *http.Response, limit int64) ([]byte, error) {
+	defer resp.Body.Close() //nolint:errcheck // only read from
+	const op = "verify/registry.read"
+	if resp.ContentLength > limit {
+		return nil, tooLong(resp.Request.URL, limit)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, fault.New(fault.Transient, op, "", "%s: %w", redacted(resp.Request.URL), err)
+	}
+	if int64(len(b)) > limit {
+		return nil, tooLong(resp.Request.URL, limit)
+	}
+	return b, nil
+}
+
+func tooLong(u *url.URL, limit int64) error {
+	return fault.New(fault.Denied, "verify/registry.read", "", "%s: the answer is longer than %d bytes", redacted(u), limit)
+}
+
+func (c *Client) cached(d digest.Digest) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b, ok := c.cache[d]
+	return bytes.Clone(b), ok
+}
+
+func (c *Client) keep(d digest.Digest, b []byte) {
+	if len(b) > maxCached/4 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.cache[d]; ok {
+		return
+	}
+	c.cache[d] = bytes.Clone(b)
+	c.order = append(c.order, d)
+	c.bytes += len(b)
+	for c.bytes > maxCached {
+		c.bytes -= len(c.cache[c.order[0]])
+		delete(c.cache, c.order[0])
+		c.order = c.order[1:]
+	}
+}

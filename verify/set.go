@@ -1,0 +1,384 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+const (
+	parallel     = 16              // subjects looked at at once in one call
+	maxCached    = 8192            // entries; an entry is about 1 KiB
+	verifyBudget = 2 * time.Minute // for one digest, network included
+	op           = "verify.Set"
+)
+
+// Factory makes the verifier of one rule. It checks all of the rule that
+// concerns it, so that a bad key is found at start-up. An error wrapping
+// [ErrNotApplicable] means that the rule asks nothing of this kind of verifier.
+type Factory func(Rule) (Verifier, error)
+
+// Set decides which rule applies to a subject and runs that rule's verifiers.
+// It is safe for concurrent use.
+//
+// The rule that applies is the most specific one whose kind, environment and
+// one repository pattern match. More specific means, in this order: the
+// matching pattern has more literal segments; fewer "**"; more "*"; the rule
+// names its environments; it comes first in the file. Exactly one rule applies:
+// a subject that fails it is not tried against the next.
+type Set struct {
+	rules    []compiled
+	resolver Resolver
+
+	flight singleflight.Group
+	mu     sync.Mutex
+	cache  map[cacheKey]Evidence
+	order  []cacheKey // insertion order, for eviction
+}
+
+type compiled struct {
+	rule      Rule
+	digest    digest.Digest
+	patterns  []pattern
+	verifiers []Verifier
+}
+
+// cacheKey has no name in it: evidence is about content.
+type cacheKey struct {
+	subject, rule digest.Digest
+}
+
+// NewSet returns a Set over rules. It refuses to be built without a resolver or
+// a factory, with two rules of one name, with a rule that names no identity,
+// and with a rule that no factory has a verifier for.
+func NewSet(rules []Rule, resolver Resolver, factories ...Factory) (*Set, error) {
+	if resolver == nil {
+		return nil, errors.New("verify: no resolver configured")
+	}
+	if len(factories) == 0 {
+		return nil, errors.New("verify: no verifier configured")
+	}
+	s := &Set{resolver: resolver, cache: map[cacheKey]Evidence{}}
+	names := map[string]bool{}
+	for _, r := range rules {
+		if err := r.validate(); err != nil {
+			return nil, err
+		}
+		if names[r.Name] {
+			return nil, ruleError(r, "give each rule its own name", "the name is used twice")
+		}
+		names[r.Name] = true
+		c, err := compile(r, factories)
+		if err != nil {
+			return nil, err
+		}
+		s.rules = append(s.rules, c)
+	}
+	return s, nil
+}
+
+func compile(r Rule, factories []Factory) (compiled, error) {
+	c := compiled{rule: r, digest: r.Digest()}
+	for _, p := range r.Repositories {
+		parsed, err := parsePattern(p)
+		if err != nil {
+			return c, err
+		}
+		c.patterns = append(c.patterns, parsed)
+	}
+	for _, f := range factories {
+		v, err := f(r)
+		switch {
+		case errors.Is(err, ErrNotApplicable):
+		case err != nil:
+			return c, fault.Wrap(fault.Invalid, ruleOp, "", fmt.Errorf("trust rule %q: %w", r.Name, err))
+		case v == nil:
+			return c, fmt.Errorf("verify: trust rule %q: a factory returned no verifier and no error", r.Name)
+		default:
+			c.verifiers = append(c.verifiers, v)
+		}
+	}
+	if len(c.verifiers) == 0 {
+		return c, fmt.Errorf("verify: trust rule %q: no verifier configured", r.Name)
+	}
+	return c, nil
+}
+
+// Verify resolves and verifies subjects for environment env. It returns the
+// report in the order of subjects, what was looked at before a failure
+// included, and the resolved subject for each reference. The error joins all
+// failures; the map is usable only without one. Its kind is that of the most
+// stubborn failure: Denied and Invalid outrank Transient, which might go away.
+func (s *Set) Verify(ctx context.Context, env string, subjects []Subject) (Report, map[string]Subject, error) {
+	unique := dedupe(subjects)
+	evidence := make([]Evidence, len(unique))
+	errs := make([]error, len(unique))
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for i, sub := range unique {
+		g.Go(func() error {
+			evidence[i], errs[i] = s.one(ctx, env, sub)
+			return nil // all failures are collected, none cancels the others
+		})
+	}
+	_ = g.Wait() // the functions return nil
+
+	pins := make(map[string]Subject, len(unique))
+	for i := range unique {
+		if errs[i] == nil {
+			pins[unique[i].Reference] = evidence[i].Subject
+		}
+	}
+	return Report{Environment: env, Evidence: evidence}, pins, join(errs)
+}
+
+// dedupe merges subjects of one kind and reference, so that each is resolved once.
+func dedupe(subjects []Subject) []Subject {
+	type key struct{ kind, ref string }
+	at := map[key]int{}
+	var out []Subject
+	for _, sub := range subjects {
+		k := key{sub.Kind, sub.Reference}
+		if i, ok := at[k]; ok {
+			out[i].Locations = append(slices.Clip(out[i].Locations), sub.Locations...)
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, sub)
+	}
+	return out
+}
+
+// join returns nil if errs has only nil errors. The joined error is classified,
+// because errors.Join alone would hide all kinds but the first.
+func join(errs []error) error {
+	var found []error
+	var worst error
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		found = append(found, err)
+		if worst == nil || stubborn(fault.KindOf(err)) > stubborn(fault.KindOf(worst)) {
+			worst = err
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil
+	case 1:
+		return found[0]
+	}
+	return &fault.Error{Op: op, Kind: fault.KindOf(worst), Hint: fault.HintOf(worst), Err: errors.Join(found...)}
+}
+
+func stubborn(k fault.Kind) int {
+	switch k {
+	case fault.Denied:
+		return 4
+	case fault.Invalid:
+		return 3
+	case fault.Internal:
+		return 2
+	case fault.Waiting:
+		return 1
+	default:
+		return 0
+	}
+}
+
+func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error) {
+	resolved, err := s.resolver.Resolve(ctx, sub)
+	if err != nil {
+		return Evidence{Subject: sub}, at(sub, fault.Wrap(fault.Transient, op, "", err))
+	}
+	if resolved.Name == "" || resolved.Digest.Validate() != nil {
+		return Evidence{Subject: sub}, fault.New(fault.Internal, op, "", "%s: the resolver returned no digest", sub.Reference)
+	}
+	rule, ok := s.rule(env, resolved)
+	if !ok {
+		return Evidence{Subject: resolved}, at(sub, fault.New(fault.Denied, op,
+			"add a rule for "+resolved.Name+" under trust: in holdfast.yaml",
+			"no trust rule for %s %s in environment %q", resolved.Kind, resolved.Name, env))
+	}
+	e, err := s.cached(ctx, rule, resolved)
+	e.Subject, e.Rule = resolved, rule.rule.Name
+	return e, at(sub, err)
+}
+
+// at puts the reference, and where the repository names it, in front of err.
+func at(sub Subject, err error) error {
+	if err == nil {
+		return nil
+	}
+	where := sub.Reference
+	if len(sub.Locations) > 0 {
+		where = sub.Locations[0] + ": " + where
+	}
+	return &fault.Error{Op: op, Kind: fault.KindOf(err), Hint: fault.HintOf(err), Err: fmt.Errorf("%s: %w", where, err)}
+}
+
+// rule returns the one rule that applies, see [Set].
+func (s *Set) rule(env string, sub Subject) (*compiled, bool) {
+	var best *compiled
+	var bestPattern pattern
+	for i := range s.rules {
+		c := &s.rules[i]
+		p, ok := c.match(env, sub)
+		if !ok {
+			continue
+		}
+		if best == nil || c.before(p, best, bestPattern) {
+			best, bestPattern = c, p
+		}
+	}
+	return best, best != nil
+}
+
+// match returns the rule's most specific pattern that matches.
+func (c *compiled) match(env string, sub Subject) (best pattern, ok bool) {
+	if c.rule.Kind != sub.Kind {
+		return nil, false
+	}
+	if len(c.rule.Environments) > 0 && !slices.Contains(c.rule.Environments, env) {
+		return nil, false
+	}
+	for _, p := range c.patterns {
+		if p.match(sub.Name) && (best == nil || p.moreSpecific(best)) {
+			best = p
+		}
+	}
+	return best, best != nil
+}
+
+// before reports whether c, matching by p, goes before d, which comes earlier in the file.
+func (c *compiled) before(p pattern, d *compiled, q pattern) bool {
+	if p.moreSpecific(q) || q.moreSpecific(p) {
+		return p.moreSpecific(q)
+	}
+	return len(c.rule.Environments) > 0 && len(d.rule.Environments) == 0
+}
+
+// cached returns the evidence for sub under c, at most one verification of a
+// digest and rule running at a time. Only success is kept: evidence that is
+// missing may arrive at any moment.
+func (s *Set) cached(ctx context.Context, c *compiled, sub Subject) (Evidence, error) {
+	key := cacheKey{subject: sub.Digest, rule: c.digest}
+	if e, ok := s.lookup(key); ok {
+		return e, nil
+	}
+	type result struct {
+		evidence Evidence
+		err      error
+	}
+	// The repository is part of the flight's key, not of the cache's: a
+	// failure in one repository says nothing about a copy in another.
+	flight := sub.Name + "@" + sub.Digest.String() + " " + c.digest.String()
+	ch := s.flight.DoChan(flight, func() (any, error) {
+		// Others may wait for this result, so the first caller's
+		// cancellation does not end it; the budget does.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyBudget)
+		defer cancel()
+		e, err := c.verify(ctx, sub)
+		if err == nil {
+			s.store(key, e)
+		}
+		return result{e, err}, nil
+	})
+	select {
+	case r := <-ch:
+		got := r.Val.(result)
+		return got.evidence.clone(), got.err
+	case <-ctx.Done():
+		return Evidence{}, fault.Wrap(fault.Transient, op, "", ctx.Err())
+	}
+}
+
+// verify runs all verifiers of the rule side by side and merges what they
+// found. Zero checks are a denial.
+func (c *compiled) verify(ctx context.Context, sub Subject) (Evidence, error) {
+	found := make([]Evidence, len(c.verifiers))
+	errs := make([]error, len(c.verifiers))
+	var g errgroup.Group
+	for i, v := range c.verifiers {
+		g.Go(func() error {
+			found[i], errs[i] = guarded(ctx, v, sub)
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return nil
+
+	out := Evidence{Subject: sub, Rule: c.rule.Name, Facts: map[string]any{}}
+	for i, e := range found {
+		if errors.Is(errs[i], ErrNotApplicable) {
+			errs[i] = nil
+			continue
+		}
+		if errs[i] == nil && !e.Verified() {
+			errs[i] = fault.New(fault.Denied, op, "", "%s: a verifier checked nothing or reports a failed check", sub.Pinned())
+		}
+		out.Checks = append(out.Checks, e.Checks...)
+		maps.Copy(out.Facts, e.Facts)
+		if out.NotAfter.IsZero() || (!e.NotAfter.IsZero() && e.NotAfter.Before(out.NotAfter)) {
+			out.NotAfter = e.NotAfter
+		}
+	}
+	if err := join(errs); err != nil {
+		return out, err
+	}
+	if !out.Verified() {
+		return out, fault.New(fault.Denied, op, "", "%s: no verifier applies to it", sub.Pinned())
+	}
+	return out, nil
+}
+
+// guarded turns a panic into a refusal: a verifier reads bytes that anyone with
+// push rights chose.
+func guarded(ctx context.Context, v Verifier, sub Subject) (e Evidence, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e, err = Evidence{}, fault.New(fault.Denied, op, "report this as a bug, with the image", "%s: a verifier panicked: %v", sub.Pinned(), r)
+		}
+	}()
+	return v.Verify(ctx, sub)
+}
+
+func (s *Set) lookup(key cacheKey) (Evidence, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.cache[key]
+	if !ok || (!e.NotAfter.IsZero() && !time.Now().Before(e.NotAfter)) {
+		return Evidence{}, false
+	}
+	return e.clone(), true
+}
+
+func (s *Set) store(key cacheKey, e Evidence) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.cache[key]; !ok {
+		s.order = append(s.order, key)
+	}
+	s.cache[key] = e.clone()
+	for len(s.order) > maxCached {
+		delete(s.cache, s.order[0])
+		s.order = s.order[1:]
+	}
+}
+
+// clone copies what callers might change. The values of Facts are never changed.
+func (e Evidence) clone() Evidence {
+	e.Checks = slices.Clone(e.Checks)
+	e.Facts = maps.Clone(e.Facts)
+	return e
+}

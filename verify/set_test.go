@@ -1,0 +1,228 @@
+package verify_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// resolver takes "name:tag" apart and makes up a digest from the tag.
+type resolver struct{ calls atomic.Int32 }
+
+func (r *resolver) Resolve(_ context.Context, s verify.Subject) (verify.Subject, error) {
+	r.calls.Add(1)
+	name, tag, _ := strings.Cut(s.Reference, ":")
+	if tag == "down" {
+		return s, fault.New(fault.Transient, "test", "", "registry is down")
+	}
+	s.Name, s.Digest = name, digest.FromString(tag)
+	return s, nil
+}
+
+type verifier func(context.Context, verify.Subject) (verify.Evidence, error)
+
+func (f verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+	return f(ctx, s)
+}
+
+func accepts(_ context.Context, s verify.Subject) (verify.Evidence, error) {
+	return verify.Evidence{Subject: s, Checks: []verify.Check{{Name: "test", OK: true}}}, nil
+}
+
+func factory(v verifier) verify.Factory {
+	return func(verify.Rule) (verify.Verifier, error) { return v, nil }
+}
+
+func rule(name string, patterns ...string) verify.Rule {
+	return verify.Rule{
+		Name: name, Kind: verify.KindImage, Repositories: patterns, InsecureIgnoreTlog: true,
+		Keys: []verify.Key{{Name: "k", PEM: []byte("k")}},
+	}
+}
+
+func image(ref string) verify.Subject { return verify.Subject{Kind: verify.KindImage, Reference: ref} }
+
+func TestNewSetRefuses(t *testing.T) {
+	t.Parallel()
+	with := func(change func(*verify.Rule)) []verify.Rule {
+		r := rule("r", "ghcr.io/**")
+		change(&r)
+		return []verify.Rule{r}
+	}
+	keyless := func(i verify.Identity) []verify.Rule {
+		return with(func(r *verify.Rule) { r.Keyless, r.TrustedRoot = []verify.Identity{i}, []byte("{}") })
+	}
+	for name, rules := range map[string][]verify.Rule{
+		"no identity":             with(func(r *verify.Rule) { r.Keys = nil }),
+		"an empty key":            with(func(r *verify.Rule) { r.Keys[0].PEM = nil }),
+		"no log, not asked for":   with(func(r *verify.Rule) { r.InsecureIgnoreTlog = false }),
+		"keyless without root":    with(func(r *verify.Rule) { r.Keyless = []verify.Identity{{Issuer: "i", Subject: "s"}} }),
+		"no issuer":               keyless(verify.Identity{Subject: "s"}),
+		"no subject":              keyless(verify.Identity{Issuer: "i"}),
+		"both subjects":           keyless(verify.Identity{Issuer: "i", Subject: "s", SubjectPrefix: "https://h/p"}),
+		"prefix is a host":        keyless(verify.Identity{Issuer: "i", SubjectPrefix: "https://github.com/"}),
+		"prefix is a scheme":      keyless(verify.Identity{Issuer: "i", SubjectPrefix: "https://"}),
+		"unknown kind":            with(func(r *verify.Rule) { r.Kind = "chart" }),
+		"no repositories":         with(func(r *verify.Rule) { r.Repositories = nil }),
+		"a wildcard in a segment": with(func(r *verify.Rule) { r.Repositories = []string{"ghcr.io/acme-*"} }),
+		"no registry host":        with(func(r *verify.Rule) { r.Repositories = []string{"acme/shop"} }),
+		"environment glob":        with(func(r *verify.Rule) { r.Environments = []string{"prod*"} }),
+		"unknown SBOM format":     with(func(r *verify.Rule) { r.SBOM.Formats = []string{"swid"} }),
+		"one name twice":          {rule("r", "a.b/**"), rule("r", "c.d/**")},
+	} {
+		if _, err := verify.NewSet(rules, &resolver{}, factory(accepts)); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+			t.Errorf("%s: %v (%v)", name, err, fault.KindOf(err))
+		}
+	}
+	good := []verify.Rule{rule("r", "ghcr.io/**")}
+	nothing := func(verify.Rule) (verify.Verifier, error) { return nil, fmt.Errorf("%w", verify.ErrNotApplicable) }
+	if _, err := verify.NewSet(good, &resolver{}); err == nil {
+		t.Error("a set without verifiers")
+	}
+	if _, err := verify.NewSet(good, &resolver{}, nothing); err == nil {
+		t.Error("a rule without a verifier")
+	}
+	if _, err := verify.NewSet(good, nil, factory(accepts)); err == nil {
+		t.Error("a set without a resolver")
+	}
+}
+
+func TestMostSpecificRule(t *testing.T) {
+	t.Parallel()
+	production := rule("production", "ghcr.io/acme/**")
+	production.Environments = []string{"production"}
+	rules := []verify.Rule{
+		rule("all", "**"), rule("acme", "ghcr.io/acme/**"), rule("acme again", "ghcr.io/acme/**"), production,
+		rule("one below", "ghcr.io/acme/*"), rule("shop", "ghcr.io/acme/shop"), rule("hub", "docker.io/library/*"),
+	}
+	set, err := verify.NewSet(rules, &resolver{}, factory(accepts))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ env, ref, want string }{
+		{"staging", "ghcr.io/acme/shop:1", "shop"},
+		{"production", "ghcr.io/acme/shop:1", "shop"},
+		{"staging", "ghcr.io/acme/web:1", "one below"},
+		{"staging", "ghcr.io/acme/web/api:1", "acme"},
+		{"production", "ghcr.io/acme/web/api:1", "production"},
+		{"staging", "ghcr.io/acme-evil/web:1", "all"},
+		{"staging", "ghcr.io/acme:1", "acme"},
+		{"staging", "index.docker.io/library/nginx:1", "hub"},
+	} {
+		report, _, err := set.Verify(t.Context(), c.env, []verify.Subject{image(c.ref)})
+		if err != nil || report.Evidence[0].Rule != c.want {
+			t.Errorf("%s %s: rule %q, %v; want %q", c.env, c.ref, report.Evidence[0].Rule, err, c.want)
+		}
+	}
+}
+
+func TestVerifyCollectsAllFailures(t *testing.T) {
+	t.Parallel()
+	set, err := verify.NewSet([]verify.Rule{rule("r", "ghcr.io/**")}, &resolver{}, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+		switch s.Digest {
+		case digest.FromString("none"):
+			return verify.Evidence{}, nil // zero evidence
+		case digest.FromString("failed"):
+			return verify.Evidence{Checks: []verify.Check{{Name: "test"}}}, nil
+		case digest.FromString("panics"):
+			panic("boom")
+		case digest.FromString("foreign"):
+			return verify.Evidence{}, fmt.Errorf("%w", verify.ErrNotApplicable)
+		}
+		return accepts(ctx, s)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := []string{"ghcr.io/a:none", "ghcr.io/a:failed", "ghcr.io/a:panics", "ghcr.io/a:foreign", "quay.io/a:unmatched"}
+	var all []verify.Subject
+	for _, ref := range refused {
+		if _, _, err := set.Verify(t.Context(), "e", []verify.Subject{image(ref)}); fault.KindOf(err) != fault.Denied {
+			t.Errorf("%s: %v (%v)", ref, err, fault.KindOf(err))
+		}
+		all = append(all, image(ref))
+	}
+	if _, _, err := set.Verify(t.Context(), "e", []verify.Subject{image("ghcr.io/a:down")}); fault.KindOf(err) != fault.Transient {
+		t.Errorf("a registry that is down: %v", err)
+	}
+	all = append(all, image("ghcr.io/a:down"), image("ghcr.io/a:good"))
+	report, pins, err := set.Verify(t.Context(), "e", all)
+	if fault.KindOf(err) != fault.Denied || len(report.Evidence) != len(all) || len(pins) != 1 {
+		t.Errorf("%v, %d, %v", err, len(report.Evidence), pins)
+	}
+	for _, s := range all[:len(all)-1] {
+		if !strings.Contains(err.Error(), s.Reference) {
+			t.Errorf("the error does not name %s", s.Reference)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	res := &resolver{}
+	set, err := verify.NewSet([]verify.Rule{rule("r", "ghcr.io/**")}, res, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+		calls.Add(1)
+		e, err := accepts(ctx, s)
+		switch s.Digest {
+		case digest.FromString("expired"):
+			e.NotAfter = time.Now().Add(-time.Second)
+		case digest.FromString("unsigned"):
+			return verify.Evidence{}, fault.New(fault.Denied, "test", "", "no signature")
+		}
+		return e, err
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		tag  string
+		want int32 // verifications for three calls, from two repositories
+	}{{"good", 1}, {"expired", 3}, {"unsigned", 3}} {
+		calls.Store(0)
+		for _, repo := range []string{"a", "b", "a"} {
+			_, pins, err := set.Verify(t.Context(), "e", []verify.Subject{image("ghcr.io/" + repo + ":" + c.tag)})
+			if (err != nil) != (c.tag == "unsigned") {
+				t.Error(err)
+			}
+			if err == nil && pins["ghcr.io/"+repo+":"+c.tag].Name != "ghcr.io/"+repo {
+				t.Errorf("a hit kept another repository's name: %v", pins)
+			}
+		}
+		if calls.Load() != c.want {
+			t.Errorf("%s: verified %d times, want %d", c.tag, calls.Load(), c.want)
+		}
+	}
+	res.calls.Store(0)
+	ref := image("ghcr.io/a:good")
+	if _, _, err := set.Verify(t.Context(), "e", []verify.Subject{ref, ref, ref}); err != nil || res.calls.Load() != 1 {
+		t.Errorf("resolved %d times, %v", res.calls.Load(), err)
+	}
+}
+
+func TestVerifyHonoursTheContext(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	defer close(release)
+	set, err := verify.NewSet([]verify.Rule{rule("r", "ghcr.io/**")}, &resolver{}, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+		<-release
+		return accepts(ctx, s)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := set.Verify(ctx, "e", []verify.Subject{image("ghcr.io/a:1")}); !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Transient {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,327 @@
+package verifytest
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// Bed is what [Run] tests against.
+type Bed struct {
+	Registry Registry
+	Host     string // "127.0.0.1:port"
+	// Set builds the image verifiers under test, over that registry.
+	Set func(rules ...verify.Rule) (*verify.Set, error)
+}
+
+// The identities of the suite.
+const (
+	goodSubject = "https://github.com/acme/shop/.github/workflows/release.yml@refs/heads/main"
+	goodIssuer  = "https://token.actions.githubusercontent.com"
+)
+
+type suite struct {
+	Bed
+	a    *Authority
+	root []byte
+}
+
+// Run checks that the verifiers accept what they must and refuse what they must
+// not accept, each case on real signatures in a real registry.
+func Run(t *testing.T, bed Bed) {
+	t.Helper()
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := a.TrustedRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &suite{Bed: bed, a: a, root: root}
+	for _, layout := range []Layout{Referrers, Legacy} {
+		t.Run([]string{"referrers", "legacy"}[layout], func(t *testing.T) {
+			t.Parallel()
+			s.signatures(t, layout)
+			s.sboms(t, layout)
+		})
+	}
+	t.Run("one verification for many askers", s.once)
+}
+
+func (s *suite) rule(t *testing.T, change func(*verify.Rule)) verify.Rule {
+	t.Helper()
+	pem, err := s.a.Key("release")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := verify.Rule{
+		Name: "acme", Kind: verify.KindImage, Repositories: []string{s.Host + "/**"}, TrustedRoot: s.root,
+		Keys: []verify.Key{{Name: "release", PEM: pem}},
+	}
+	if change != nil {
+		change(&r)
+	}
+	return r
+}
+
+func keyless(i verify.Identity) func(*verify.Rule) {
+	return func(r *verify.Rule) { r.Keys, r.Keyless = nil, []verify.Identity{i} }
+}
+
+func repositoryOf(t *testing.T) string {
+	clean := func(r rune) rune {
+		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') || r == '/' {
+			return r
+		}
+		return '-'
+	}
+	parts := strings.Split(strings.Map(clean, strings.ToLower(t.Name())), "/")
+	for i, p := range parts {
+		p = strings.Trim(p, "-")
+		for strings.Contains(p, "--") {
+			p = strings.ReplaceAll(p, "--", "-")
+		}
+		parts[i] = p
+	}
+	return strings.Join(parts, "/")
+}
+
+// push pushes an image and returns its tag and its pinned name.
+func (s *suite) push(t *testing.T, platforms ...string) (tag, pinned string, d digest.Digest) {
+	t.Helper()
+	repo := s.Host + "/" + repositoryOf(t)
+	tag = repo + ":v" + strings.ToLower(digest.FromString(time.Now().String()).Encoded()[:12])
+	d, err := PushImage(t.Context(), tag, ImageOptions{Registry: s.Registry, Platforms: platforms})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tag, repo + "@" + d.String(), d
+}
+
+// judge verifies tag and requires wantErr in the refusal, or acceptance if it is "".
+func (s *suite) judge(t *testing.T, r verify.Rule, tag, wantErr string) verify.Evidence {
+	t.Helper()
+	set, err := s.Set(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, pins, err := set.Verify(t.Context(), "production", []verify.Subject{{Kind: verify.KindImage, Reference: tag}})
+	if len(report.Evidence) != 1 {
+		t.Fatalf("report has %d entries", len(report.Evidence))
+	}
+	e := report.Evidence[0]
+	if wantErr == "" {
+		if err != nil {
+			t.Fatalf("refused: %v\n%+v", err, e.Checks)
+		}
+		if !e.Verified() || pins[tag].Digest == "" {
+			t.Fatalf("accepted without evidence or pin: %+v", e)
+		}
+		return e
+	}
+	if err == nil {
+		t.Fatalf("accepted: %+v", e)
+	}
+	if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), wantErr) {
+		t.Fatalf("got %v (%v), want Denied with %q", err, fault.KindOf(err), wantErr)
+	}
+	if fault.HintOf(err) == "" || len(e.Checks) == 0 || len(pins) != 0 {
+		t.Errorf("a refusal needs a hint and the checks that were made, and no pin: %q %+v %v", fault.HintOf(err), e.Checks, pins)
+	}
+	return e
+}
+
+func (s *suite) signatures(t *testing.T, layout Layout) {
+	const refused = "no signature by a trusted identity"
+	exact := keyless(verify.Identity{Issuer: goodIssuer, Subject: goodSubject})
+	prefix := keyless(verify.Identity{Issuer: goodIssuer, SubjectPrefix: "https://github.com/acme/shop"})
+	byKey := SignOptions{Key: "release"}
+	byCI := SignOptions{Identity: goodSubject, Issuer: goodIssuer}
+	with := func(o SignOptions, change func(*SignOptions)) *SignOptions { change(&o); return &o }
+	other := digest.FromString("another image")
+
+	cases := []struct {
+		name    string
+		rule    func(*verify.Rule)
+		sign    *SignOptions // nil: unsigned
+		refused bool
+	}{
+		{name: "key", sign: &byKey},
+		{name: "key no log allowed", rule: func(r *verify.Rule) { r.InsecureIgnoreTlog = true }, sign: with(byKey, func(o *SignOptions) { o.NoTlog = true })},
+		{name: "keyless exact", rule: exact, sign: &byCI},
+		{name: "keyless prefix", rule: prefix, sign: &byCI},
+		{name: "no evidence", refused: true},
+		{name: "wrong key", sign: &SignOptions{Key: "other"}, refused: true},
+		{name: "key no log", sign: with(byKey, func(o *SignOptions) { o.NoTlog = true }), refused: true},
+		{name: "key for identity", rule: exact, sign: &byKey, refused: true},
+		{name: "identity for key", sign: &byCI, refused: true},
+		{name: "wrong identity", rule: exact, sign: with(byCI, func(o *SignOptions) { o.Identity += "x" }), refused: true},
+		{name: "wrong issuer", rule: exact, sign: with(byCI, func(o *SignOptions) { o.Issuer = "https://accounts.example" }), refused: true},
+		{name: "issuer with our prefix", rule: exact, sign: with(byCI, func(o *SignOptions) { o.Issuer += ".evil.example" }), refused: true},
+		{name: "identity with our prefix", rule: prefix, sign: with(byCI, func(o *SignOptions) { o.Identity = "https://github.com/acme/shop-evil/x.yml" }), refused: true},
+		{name: "prefix is anchored", rule: prefix, sign: with(byCI, func(o *SignOptions) {
+			o.Identity = "https://evil.example/?https://github.com/acme/shop/x.yml"
+		}), refused: true},
+		{name: "copied from another image", sign: with(byKey, func(o *SignOptions) { o.Claim = other }), refused: true},
+		{name: "log entry of another artifact", sign: with(byKey, func(o *SignOptions) { o.SwapEntry = true }), refused: true},
+		{name: "log entry of another artifact keyless", rule: exact, sign: with(byCI, func(o *SignOptions) { o.SwapEntry = true }), refused: true},
+		{name: "certificate expired when logged", rule: exact, sign: with(byCI, func(o *SignOptions) { o.LoggedAt = time.Now().Add(30 * time.Minute) }), refused: true},
+		{name: "keyless without log", rule: exact, sign: with(byCI, func(o *SignOptions) { o.NoTlog = true }), refused: true},
+		{name: "keyless ignores insecureIgnoreTlog", rule: func(r *verify.Rule) { exact(r); r.InsecureIgnoreTlog = true }, sign: with(byCI, func(o *SignOptions) { o.NoTlog = true }), refused: true},
+		{name: "malformed payload", sign: with(byKey, func(o *SignOptions) { o.RawPayload = []byte(`{"critical":`) }), refused: true},
+		{name: "payload of no type", sign: with(byKey, func(o *SignOptions) { o.RawPayload = []byte(`{}`) }), refused: true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tag, pinned, _ := s.push(t)
+			if c.sign != nil {
+				s.sign(t, pinned, layout, *c.sign)
+			}
+			want := ""
+			if c.refused {
+				want = refused
+			}
+			s.judge(t, s.rule(t, c.rule), tag, want)
+		})
+	}
+	t.Run("SBOM is no signature", func(t *testing.T) {
+		t.Parallel()
+		tag, pinned, _ := s.push(t)
+		s.attest(t, pinned, layout, "https://spdx.dev/Document", SPDX("shop"), SignOptions{})
+		s.judge(t, s.rule(t, nil), tag, refused)
+	})
+	t.Run("another root", func(t *testing.T) {
+		t.Parallel()
+		stranger, err := NewAuthority()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tag, pinned, _ := s.push(t)
+		o := byCI
+		o.Layout, o.Registry = layout, s.Registry
+		if err := stranger.Sign(t.Context(), pinned, o); err != nil {
+			t.Fatal(err)
+		}
+		s.judge(t, s.rule(t, exact), tag, refused)
+	})
+	t.Run("index", func(t *testing.T) {
+		t.Parallel()
+		tag, pinned, _ := s.push(t, "linux/amd64", "linux/arm64")
+		s.sign(t, pinned, layout, byKey)
+		s.judge(t, s.rule(t, nil), tag, "")
+	})
+	t.Run("a bad signature beside a good one", func(t *testing.T) {
+		t.Parallel()
+		tag, pinned, _ := s.push(t)
+		s.sign(t, pinned, layout, SignOptions{Key: "other"})
+		s.sign(t, pinned, layout, byKey)
+		s.judge(t, s.rule(t, nil), tag, "")
+	})
+}
+
+func (s *suite) sign(t *testing.T, pinned string, layout Layout, o SignOptions) {
+	t.Helper()
+	o.Layout, o.Registry = layout, s.Registry
+	if err := s.a.Sign(t.Context(), pinned, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// attest attests by the key "release" unless o says otherwise.
+func (s *suite) attest(t *testing.T, pinned string, layout Layout, typ string, predicate any, o SignOptions) {
+	t.Helper()
+	if o.Key == "" {
+		o.Key = "release"
+	}
+	o.Layout, o.Registry = layout, s.Registry
+	if err := s.a.Attest(t.Context(), pinned, typ, predicate, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *suite) sboms(t *testing.T, layout Layout) {
+	const spdx, cyclonedx = "https://spdx.dev/Document", "https://cyclonedx.org/bom"
+	none := "no SBOM attestation by a trusted identity"
+	notObject := "not a JSON object"
+	if layout == Referrers {
+		notObject = none // sigstore-go refuses such a statement
+	}
+	cases := []struct {
+		name, typ string
+		predicate any
+		sign      SignOptions
+		refused   string
+	}{
+		{name: "spdx", typ: spdx, predicate: SPDX("shop")},
+		{name: "spdx versioned", typ: spdx + "/v2.3", predicate: SPDX("shop")},
+		{name: "cyclonedx", typ: cyclonedx, predicate: CycloneDX("shop")},
+		{name: "no SBOM", refused: none},
+		{name: "wrong key", typ: spdx, predicate: SPDX("shop"), sign: SignOptions{Key: "other"}, refused: none},
+		{name: "about another digest", typ: spdx, predicate: SPDX("shop"), sign: SignOptions{Claim: digest.FromString("other")}, refused: none},
+		{name: "other predicate type", typ: "https://slsa.dev/provenance/v1", predicate: SPDX("shop"), refused: none},
+		{name: "predicate type with our prefix", typ: spdx + "-evil", predicate: SPDX("shop"), refused: none},
+		{name: "signature type is no SBOM", typ: signPredicate, predicate: SPDX("shop"), refused: none},
+		{name: "type of statement unknown", typ: spdx, predicate: SPDX("shop"), sign: SignOptions{StatementType: "https://in-toto.io/Statement/v9"}, refused: none},
+		{name: "spdx under cyclonedx type", typ: cyclonedx, predicate: SPDX("shop"), refused: "not a CycloneDX document"},
+		{name: "empty document", typ: cyclonedx, predicate: map[string]any{"bomFormat": "CycloneDX", "specVersion": "1.5"}, refused: "lists no component"},
+		{name: "not an object", typ: spdx, predicate: "SPDX", refused: notObject},
+	}
+	rule := func(t *testing.T) verify.Rule {
+		return s.rule(t, func(r *verify.Rule) { r.SBOM.Required = true })
+	}
+	for _, c := range cases {
+		t.Run("sbom "+c.name, func(t *testing.T) {
+			t.Parallel()
+			tag, pinned, _ := s.push(t)
+			s.sign(t, pinned, layout, SignOptions{Key: "release"})
+			if c.typ != "" {
+				s.attest(t, pinned, layout, c.typ, c.predicate, c.sign)
+			}
+			s.judge(t, rule(t), tag, c.refused)
+		})
+	}
+	t.Run("sbom on each platform", func(t *testing.T) {
+		t.Parallel()
+		tag, pinned, _ := s.push(t, "linux/amd64", "linux/arm64")
+		s.sign(t, pinned, layout, SignOptions{Key: "release"})
+		children, err := platformsOf(t.Context(), pinned, s.Registry)
+		if err != nil || len(children) != 2 {
+			t.Fatalf("%v, %v", children, err)
+		}
+		s.attest(t, children[0], layout, spdx, SPDX("shop"), SignOptions{})
+		s.judge(t, rule(t), tag, none)
+		s.attest(t, children[1], layout, spdx, SPDX("shop"), SignOptions{})
+		s.judge(t, rule(t), tag, "")
+	})
+}
+
+// once asks for one image many times, by different names, at once.
+func (s *suite) once(t *testing.T) {
+	t.Parallel()
+	tag, pinned, _ := s.push(t)
+	s.sign(t, pinned, Referrers, SignOptions{Key: "release"})
+	set, err := s.Set(s.rule(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	subjects := []verify.Subject{
+		{Kind: verify.KindImage, Reference: tag, Locations: []string{"a"}},
+		{Kind: verify.KindImage, Reference: tag, Locations: []string{"b"}},
+		{Kind: verify.KindImage, Reference: pinned},
+	}
+	report, pins, err := set.Verify(context.WithoutCancel(t.Context()), "production", subjects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Evidence) != 2 || len(report.Evidence[0].Subject.Locations) != 2 || pins[tag].Pinned() != pinned || pins[pinned].Pinned() != pinned {
+		t.Errorf("report %+v, pins %v", report, pins)
+	}
+}
