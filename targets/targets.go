@@ -32,10 +32,6 @@ type Rendered struct {
 	// Digest binds the whole rendering over masked content: every secret is
 	// replaced by its keyed mask first.
 	Digest digest.Digest
-	// Objects holds the digest of each desired object, equal to the After of
-	// a change that leads to it. A target whose changes cannot be restored
-	// from a standing grant (Terraform) leaves it nil.
-	Objects map[plan.ObjectID]digest.Digest
 	// Documents are the rendered files for policy, masked.
 	Documents []plan.Document
 	// Artifacts are what the rendering names, unresolved. A target whose
@@ -81,6 +77,15 @@ type Pinner interface {
 	// Pin returns r with each reference that is a key of digests replaced by
 	// name@digest. A reference of r.Artifacts without an entry is an error.
 	Pin(r Rendered, digests map[string]verify.Subject) (Rendered, error)
+}
+
+// Restorer is an optional ability: objects can be restored one by one under a
+// standing grant. What a target without it deploys (Terraform) is planned and
+// judged anew each time.
+type Restorer interface {
+	// Desired returns the digest that each object of r must have, equal to the
+	// After of a change that leads to it.
+	Desired(ctx context.Context, r Rendered) (map[plan.ObjectID]digest.Digest, error)
 }
 
 // PlanNamer is an optional ability: artifacts that only a plan names. A

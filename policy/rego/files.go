@@ -1,0 +1,200 @@
+package rego
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	cpolicy "github.com/open-policy-agent/conftest/policy"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+// Bounds on what is read from bundles.
+const (
+	maxFiles     = 10_000
+	maxFileBytes = 8 << 20
+	maxAllBytes  = 64 << 20
+)
+
+// file is one policy or data file of a bundle.
+type file struct {
+	bundle, path string
+	content      []byte
+}
+
+// name is what people read: "bundle/path".
+func (f file) name() string { return f.bundle + "/" + f.path }
+
+// fileSet is every file of the bundles, in order of bundle and path.
+type fileSet struct {
+	files []file
+	size  int
+	dir   string // where they lie while they are compiled
+}
+
+// readBundles reads policies and data of each bundle.
+func readBundles(bundles []Bundle) (*fileSet, error) {
+	set := &fileSet{}
+	for _, b := range bundles {
+		if err := set.read(b, func(p string) bool { return isPolicy(p) || isData(p) }); err != nil {
+			return nil, err
+		}
+	}
+	return set, nil
+}
+
+// read adds the files of b that are wanted.
+func (s *fileSet) read(b Bundle, wanted func(string) bool) error {
+	err := fs.WalkDir(b.FS, ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !wanted(p) {
+			return err
+		}
+		content, err := readFile(b.FS, p)
+		if err != nil {
+			return err
+		}
+		if s.size += len(content); s.size > maxAllBytes || len(s.files) >= maxFiles {
+			return fmt.Errorf("more than %d files or %d bytes of policies", maxFiles, maxAllBytes)
+		}
+		if !s.has(p, content) {
+			s.files = append(s.files, file{bundle: b.Name, path: p, content: content})
+		}
+		return nil
+	})
+	if err != nil {
+		return fault.New(fault.Invalid, "policy/rego.New", "", "read policy bundle %s: %w", b.Name, err)
+	}
+	return nil
+}
+
+// has reports whether a policy is there already: libraries come with the shared
+// helper file that several of them need. Data files are never dropped.
+func (s *fileSet) has(p string, content []byte) bool {
+	return isPolicy(p) && slices.ContainsFunc(s.files, func(f file) bool {
+		return f.path == p && bytes.Equal(f.content, content)
+	})
+}
+
+func isPolicy(p string) bool { return strings.HasSuffix(p, ".rego") }
+
+func isData(p string) bool {
+	return slices.Contains([]string{".json", ".yaml", ".yml"}, strings.ToLower(path.Ext(p)))
+}
+
+func readFile(fsys fs.FS, p string) (_ []byte, err error) {
+	f, err := fsys.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	content, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p, err)
+	}
+	if len(content) > maxFileBytes {
+		return nil, fmt.Errorf("%s: larger than %d bytes", p, maxFileBytes)
+	}
+	return content, nil
+}
+
+// compile hands the files to conftest, which reads folders: they are laid out
+// below a private one that is gone when compile returns.
+func (s *fileSet) compile() (_ *cpolicy.Engine, err error) {
+	const op = "policy/rego.New"
+	s.dir, err = os.MkdirTemp("", "holdfast-policy-")
+	if err != nil {
+		return nil, fault.New(fault.Transient, op, "make the temporary directory writable", "%w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
+	policies, data, err := s.write()
+	if err != nil {
+		return nil, fault.New(fault.Transient, op, "make the temporary directory writable", "%w", err)
+	}
+	if len(policies) == 0 {
+		return nil, fault.New(fault.Invalid, op, "add a .rego file", "the policy bundles hold no policy")
+	}
+	engine, err := cpolicy.LoadWithData(policies, data, cpolicy.CompilerOptions{RegoVersion: "v1", Capabilities: capabilities()})
+	if err != nil {
+		return nil, fault.New(fault.Invalid, op, "correct the policy", "%s", s.readable(err.Error()))
+	}
+	return engine, nil
+}
+
+// write lays the bundles out as dir/<n>, named by number so that a bundle's name
+// can hold anything. It returns the folders of each kind.
+func (s *fileSet) write() (policies, data []string, err error) {
+	for _, f := range s.files {
+		root := filepath.Join(s.dir, s.number(f.bundle))
+		p := filepath.Join(root, filepath.FromSlash(f.path))
+		if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+			return nil, nil, err
+		}
+		if err := os.WriteFile(p, f.content, 0o600); err != nil {
+			return nil, nil, err
+		}
+		list := &data
+		if isPolicy(f.path) {
+			list = &policies
+		}
+		if !slices.Contains(*list, root) {
+			*list = append(*list, root)
+		}
+	}
+	return policies, data, nil
+}
+
+func (s *fileSet) number(bundle string) string {
+	i := slices.IndexFunc(s.files, func(f file) bool { return f.bundle == bundle })
+	return strconv.Itoa(i)
+}
+
+// readable replaces the private folder's paths by bundle names.
+func (s *fileSet) readable(text string) string {
+	for _, f := range slices.Backward(s.files) {
+		prefix := filepath.Join(s.dir, s.number(f.bundle)) + string(filepath.Separator)
+		text = strings.ReplaceAll(text, prefix, f.bundle+"/")
+		text = strings.ReplaceAll(text, strings.TrimPrefix(prefix, "/"), f.bundle+"/")
+	}
+	return text
+}
+
+// modules returns the parsed modules by readable name.
+func (s *fileSet) modules(e *cpolicy.Engine) map[string]*ast.Module {
+	out := map[string]*ast.Module{}
+	for p, m := range e.Modules() {
+		out[s.readable(p)] = m
+	}
+	return out
+}
+
+// digest binds every file and every setting that changes a verdict. Names and
+// contents are length-framed by JSON, so no two sets share a digest.
+func (s *fileSet) digest(cfg Config) (digest.Digest, error) {
+	type entry struct {
+		Name   string        `json:"name"`
+		Digest digest.Digest `json:"digest"`
+	}
+	entries := make([]entry, len(s.files))
+	for i, f := range s.files {
+		entries[i] = entry{f.name(), digest.FromBytes(f.content)}
+	}
+	b, err := json.Marshal(map[string]any{
+		"files": entries, "namespaces": cfg.Namespaces, "combine": cfg.Combine, "data": cfg.Data,
+	})
+	if err != nil {
+		return "", fault.New(fault.Invalid, "policy/rego.New", "", "policy data is not JSON: %w", err)
+	}
+	return digest.FromBytes(b), nil
+}
