@@ -1,0 +1,679 @@
+package terraform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	hcljson "github.com/hashicorp/hcl/v2/json"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+const (
+	lockName = ".terraform.lock.hcl"
+	// overrideName names the backend of a configuration that names none. The
+	// tool merges *_override files over the others.
+	overrideName = "holdfast_override.tf.json"
+	// variablesName sorts behind every name of letters, so that nothing in the
+	// repository overrides what the operator set.
+	variablesName = "~~holdfast.auto.tfvars.json"
+)
+
+// configuration is a root module with every module that it calls.
+type configuration struct {
+	dir       string            // the root module's folder in the snapshot
+	files     map[string][]byte // every file below the folders of the modules, by its path in the snapshot
+	blocks    []block
+	modules   []moduleCall
+	backend   string // the type that the configuration names, or ""
+	variables map[string]variable
+	providers map[string]string // address without a default host → where it is required first
+	lock      *lockFile
+}
+
+// block is one top-level block, or a provisioner or connection inside one.
+type block struct {
+	kind   string
+	labels []string
+	module string // "module.a.module.b"; "" is the root
+	file   string
+	line   int
+}
+
+type moduleCall struct {
+	address, source, dir, pos string
+}
+
+type variable struct {
+	sensitive bool
+	plain     bool // takes a string as it stands
+	pos       string
+}
+
+// rootSchema lists every block of the language of OpenTofu 1.12 and Terraform
+// 1.14. A block that is not here is refused: nobody has thought about it.
+var rootSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
+	{Type: "terraform"},
+	{Type: "provider", LabelNames: []string{"name"}},
+	{Type: "variable", LabelNames: []string{"name"}},
+	{Type: "locals"},
+	{Type: "output", LabelNames: []string{"name"}},
+	{Type: "module", LabelNames: []string{"name"}},
+	{Type: "resource", LabelNames: []string{"type", "name"}},
+	{Type: "data", LabelNames: []string{"type", "name"}},
+	{Type: "ephemeral", LabelNames: []string{"type", "name"}},
+	{Type: "action", LabelNames: []string{"type", "name"}},
+	{Type: "check", LabelNames: []string{"name"}},
+	{Type: "import"},
+	{Type: "moved"},
+	{Type: "removed"},
+}}
+
+var (
+	terraformSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
+		{Type: "backend", LabelNames: []string{"type"}}, {Type: "cloud"}, {Type: "required_providers"},
+	}}
+	backendSchema = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "path"}, {Name: "workspace_dir"}}}
+	moduleSchema  = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "source", Required: true}}}
+	varSchema     = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "type"}, {Name: "sensitive"}}}
+	objectSchema  = &hcl.BodySchema{
+		Attributes: []hcl.AttributeSchema{{Name: "provider"}},
+		Blocks:     []hcl.BlockHeaderSchema{{Type: "provisioner", LabelNames: []string{"type"}}, {Type: "connection"}},
+	}
+	checkSchema   = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "data", LabelNames: []string{"type", "name"}}}}
+	removedSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
+		{Type: "provisioner", LabelNames: []string{"type"}}, {Type: "connection"},
+	}}
+)
+
+const opRender = "targets/terraform.Render"
+
+func invalid(hint, format string, args ...any) error {
+	return fault.New(fault.Invalid, opRender, hint, format, args...)
+}
+
+func denied(hint, format string, args ...any) error {
+	return fault.New(fault.Denied, opRender, hint, format, args...)
+}
+
+// loader reads a configuration.
+type loader struct {
+	ctx   context.Context // for the one call of load that it lives for
+	fsys  fs.FS
+	limit Limits
+	out   *configuration
+	bytes int64
+	dirs  map[string]bool     // folders whose files are read
+	parse map[string]hcl.Body // parsed files, by path
+}
+
+// load reads the root module in dir and everything that it calls.
+func load(ctx context.Context, fsys fs.FS, dir string, limit Limits) (*configuration, error) {
+	l := &loader{
+		ctx: ctx, fsys: fsys, limit: limit, dirs: map[string]bool{}, parse: map[string]hcl.Body{},
+		out: &configuration{dir: dir, files: map[string][]byte{}, variables: map[string]variable{}, providers: map[string]string{}},
+	}
+	if err := l.module(dir, "", nil); err != nil {
+		return nil, err
+	}
+	if err := l.reserved(); err != nil {
+		return nil, err
+	}
+	if err := l.readLock(); err != nil {
+		return nil, err
+	}
+	return l.out, nil
+}
+
+// module reads one module; stack holds the folders of its callers.
+func (l *loader) module(dir, address string, stack []string) error {
+	if err := l.ctx.Err(); err != nil {
+		return err
+	}
+	if slices.Contains(stack, dir) {
+		return invalid("break the cycle", "%s: the module calls itself", dir)
+	}
+	if err := l.readDir(dir); err != nil {
+		return err
+	}
+	names, err := l.configFiles(dir)
+	if err != nil {
+		return err
+	}
+	m := &module{loader: l, dir: dir, address: address, stack: append(slices.Clone(stack), dir), required: map[string]string{}}
+	for _, name := range names {
+		if err := m.file(name); err != nil {
+			return err
+		}
+	}
+	return m.finish()
+}
+
+// readDir reads every file below dir once.
+func (l *loader) readDir(dir string) error {
+	for d := dir; ; d = path.Dir(d) { // a folder above covers it
+		if l.dirs[d] {
+			return nil
+		}
+		if d == "." {
+			break
+		}
+	}
+	l.dirs[dir] = true
+	return fs.WalkDir(l.fsys, dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) && name == dir {
+				return invalid("check the path", "%s: no such folder in the repository", dir)
+			}
+			return err
+		}
+		if d.IsDir() {
+			if d.Name() == ".terraform" || d.Name() == ".git" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		return l.readFile(name)
+	})
+}
+
+func (l *loader) readFile(name string) error {
+	if _, ok := l.out.files[name]; ok {
+		return nil
+	}
+	if len(l.out.files) >= l.limit.Files {
+		return invalid("keep only what the stack needs in its folder", "%s: the stack has more than %d files", name, l.limit.Files)
+	}
+	info, err := fs.Stat(l.fsys, name) // through a symlink, as far as the snapshot allows it
+	if err != nil {
+		return invalid("replace the link by the file", "%s: %w", name, err)
+	}
+	if !info.Mode().IsRegular() {
+		return invalid("use plain files; a link to a folder is not followed", "%s: not a plain file", name)
+	}
+	f, err := l.fsys.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	b, err := io.ReadAll(io.LimitReader(f, l.limit.Bytes-l.bytes+1))
+	if err != nil {
+		return err
+	}
+	if l.bytes += int64(len(b)); l.bytes > l.limit.Bytes {
+		return invalid("keep only what the stack needs in its folder", "%s: the stack's files have more than %d bytes", name, l.limit.Bytes)
+	}
+	l.out.files[name] = b
+	return nil
+}
+
+// configFiles returns the configuration files of the module in dir, in order.
+func (l *loader) configFiles(dir string) ([]string, error) {
+	var names []string
+	stems := map[string]string{}
+	for name := range l.out.files {
+		if path.Dir(name) != dir || ignored(path.Base(name)) {
+			continue
+		}
+		for _, ext := range []string{".tf", ".tf.json", ".tofu", ".tofu.json"} {
+			stem, ok := strings.CutSuffix(name, ext)
+			if !ok {
+				continue
+			}
+			// OpenTofu reads x.tofu instead of x.tf, Terraform the other way
+			// round: what is judged must not depend on the tool.
+			stem += strings.TrimPrefix(strings.TrimPrefix(ext, ".tf"), ".tofu")
+			if other, ok := stems[stem]; ok {
+				return nil, invalid("keep one of the two files", "%s and %s: OpenTofu and Terraform would read different ones",
+					min(name, other), path.Base(max(name, other)))
+			}
+			stems[stem] = name
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, invalid("check the path", "%s: no configuration files", dir)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// ignored reports whether the tool leaves a file out by its name.
+func ignored(base string) bool {
+	return strings.HasPrefix(base, ".") || strings.HasSuffix(base, "~") ||
+		strings.HasPrefix(base, "#") && strings.HasSuffix(base, "#")
+}
+
+// reserved refuses files in the root that would take the place of ours.
+func (l *loader) reserved() error {
+	for name := range l.out.files {
+		if path.Dir(name) != l.out.dir {
+			continue
+		}
+		base := path.Base(name)
+		if strings.HasPrefix(base, "holdfast_override.") {
+			return invalid("rename the file", "%s: the name is reserved", name)
+		}
+		auto := strings.HasSuffix(base, ".auto.tfvars") || strings.HasSuffix(base, ".auto.tfvars.json")
+		if auto && base >= variablesName {
+			return invalid("rename the file", "%s: it would override the operator's variables", name)
+		}
+	}
+	return nil
+}
+
+func (l *loader) readLock() error {
+	name := path.Join(l.out.dir, lockName)
+	b, ok := l.out.files[name]
+	if !ok {
+		l.out.lock = &lockFile{name: name}
+	} else {
+		lock, err := parseLock(name, b)
+		if err != nil {
+			return err
+		}
+		l.out.lock = lock
+	}
+	for _, addr := range sortedKeys(l.out.providers) {
+		e, found := l.out.lock.find(addr)
+		switch {
+		case !ok:
+			return denied("run `tofu providers lock` and commit "+lockName,
+				"%s: provider %s is required, and %s does not exist", l.out.providers[addr], addr, name)
+		case !found:
+			return denied("run `tofu providers lock` and commit "+lockName,
+				"%s: provider %s is required, and %s does not lock it", l.out.providers[addr], addr, name)
+		case len(e.h1()) == 0:
+			return denied("run `tofu providers lock` and commit "+lockName,
+				"%s: provider %s has no h1: hash, and other hashes cannot be checked against an unpacked mirror", e.pos, addr)
+		}
+	}
+	return nil
+}
+
+// module is one module while it is read.
+type module struct {
+	*loader
+	dir, address string
+	stack        []string
+	required     map[string]string // local name → provider address
+	used         []use
+	calls        []moduleCall
+}
+
+type use struct{ name, pos string }
+
+func (m *module) file(name string) error {
+	body, ok := m.parse[name]
+	if !ok {
+		var err error
+		if body, err = parseFile(name, m.out.files[name]); err != nil {
+			return err
+		}
+		m.parse[name] = body
+	}
+	content, diags := body.Content(rootSchema)
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	for _, b := range content.Blocks {
+		if err := m.block(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseFile parses both syntaxes of the language.
+func parseFile(name string, src []byte) (hcl.Body, error) {
+	var f *hcl.File
+	var diags hcl.Diagnostics
+	if strings.HasSuffix(name, ".json") {
+		f, diags = hcljson.Parse(src, name)
+	} else {
+		f, diags = hclsyntax.ParseConfig(src, name, hcl.InitialPos)
+	}
+	if diags.HasErrors() {
+		return nil, diagnostics(diags)
+	}
+	return f.Body, nil
+}
+
+// diagnostics turns the first error into one with file:line:column.
+func diagnostics(diags hcl.Diagnostics) error {
+	for _, d := range diags {
+		if d.Severity != hcl.DiagError {
+			continue
+		}
+		pos := ""
+		if d.Subject != nil {
+			pos = fmt.Sprintf("%s:%d:%d: ", d.Subject.Filename, d.Subject.Start.Line, d.Subject.Start.Column)
+		}
+		return invalid("correct the configuration", "%s%s: %s", pos, strings.ToLower(d.Summary[:1])+d.Summary[1:], d.Detail)
+	}
+	return nil
+}
+
+func at(r hcl.Range) string { return fmt.Sprintf("%s:%d", r.Filename, r.Start.Line) }
+
+func (m *module) note(b *hcl.Block, labels ...string) {
+	m.out.blocks = append(m.out.blocks, block{
+		kind: b.Type, labels: append(labels, b.Labels...), module: m.address, file: b.DefRange.Filename, line: b.DefRange.Start.Line,
+	})
+}
+
+func (m *module) block(b *hcl.Block) error {
+	m.note(b)
+	switch b.Type {
+	case "terraform":
+		return m.settings(b)
+	case "provider":
+		m.used = append(m.used, use{b.Labels[0], at(b.DefRange)})
+	case "variable":
+		return m.variable(b)
+	case "module":
+		return m.call(b)
+	case "resource", "data", "ephemeral", "action":
+		return m.object(b)
+	case "check":
+		content, _, diags := b.Body.PartialContent(checkSchema)
+		if diags.HasErrors() {
+			return diagnostics(diags)
+		}
+		for _, d := range content.Blocks {
+			m.note(d)
+			if err := m.object(d); err != nil {
+				return err
+			}
+		}
+	case "removed":
+		return m.nested(b, removedSchema, nil)
+	}
+	return nil
+}
+
+func (m *module) settings(b *hcl.Block) error {
+	content, _, diags := b.Body.PartialContent(terraformSchema)
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	for _, n := range content.Blocks {
+		switch n.Type {
+		case "cloud":
+			return denied("name a backend that only keeps state", "%s: a cloud block runs the configuration elsewhere", at(n.DefRange))
+		case "backend":
+			m.note(n)
+			if m.address != "" {
+				continue // the tool ignores it outside the root module
+			}
+			if err := m.backend(n); err != nil {
+				return err
+			}
+		case "required_providers":
+			if err := m.requiredProviders(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *module) backend(b *hcl.Block) error {
+	kind := b.Labels[0]
+	if m.out.backend != "" && m.out.backend != kind {
+		return invalid("keep one backend", "%s: a second backend", at(b.DefRange))
+	}
+	switch kind {
+	case "remote":
+		return denied("name a backend that only keeps state", "%s: backend \"remote\" runs the configuration elsewhere", at(b.DefRange))
+	case "local":
+		content, _, diags := b.Body.PartialContent(backendSchema)
+		if diags.HasErrors() {
+			return diagnostics(diags)
+		}
+		for name, a := range content.Attributes {
+			return denied("remove it: without a backend the state is kept in the daemon's state directory",
+				"%s: backend \"local\" may not choose its %s", at(a.Range), name)
+		}
+		return nil // ours takes its place
+	}
+	m.out.backend = kind
+	return nil
+}
+
+func (m *module) requiredProviders(b *hcl.Block) error {
+	attrs, diags := b.Body.JustAttributes()
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	for name, a := range attrs {
+		addr := "hashicorp/" + strings.ToLower(name)
+		if pairs, diags := hcl.ExprMap(a.Expr); !diags.HasErrors() {
+			for _, p := range pairs {
+				if literal(p.Key) != "source" && hcl.ExprAsKeyword(p.Key) != "source" {
+					continue
+				}
+				src := literal(p.Value)
+				if src == "" {
+					return invalid("write the source as a plain string", "%s: the source of provider %q is not a plain string", at(a.Range), name)
+				}
+				addr = strings.ToLower(src)
+			}
+		}
+		if strings.Count(addr, "/") == 0 {
+			addr = "hashicorp/" + addr
+		}
+		for _, host := range defaultHosts {
+			addr = strings.TrimPrefix(addr, host+"/")
+		}
+		m.required[name] = addr
+		if !builtin(addr) {
+			m.require(addr, at(a.Range))
+		}
+	}
+	return nil
+}
+
+func (m *module) require(addr, pos string) {
+	if at, ok := m.out.providers[addr]; !ok || pos < at {
+		m.out.providers[addr] = pos
+	}
+}
+
+// builtin reports whether a provider is part of the tool.
+func builtin(addr string) bool { return strings.HasPrefix(addr, "terraform.io/builtin/") }
+
+// literal returns the value of an expression that is a plain string, or "".
+func literal(e hcl.Expression) string {
+	v, diags := e.Value(nil)
+	if diags.HasErrors() || v.IsNull() || !v.IsKnown() || v.Type().FriendlyName() != "string" {
+		return ""
+	}
+	return v.AsString()
+}
+
+func (m *module) variable(b *hcl.Block) error {
+	if m.address != "" {
+		return nil
+	}
+	content, _, diags := b.Body.PartialContent(varSchema)
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	v := variable{plain: true, pos: at(b.DefRange)}
+	if a, ok := content.Attributes["type"]; ok {
+		v.plain = slices.Contains([]string{"string", "number", "bool", "any"}, hcl.ExprAsKeyword(a.Expr))
+	}
+	if a, ok := content.Attributes["sensitive"]; ok {
+		val, diags := a.Expr.Value(nil)
+		// Anything but a clear no counts as yes.
+		v.sensitive = diags.HasErrors() || val.IsNull() || val.Type().FriendlyName() != "bool" || val.True()
+	}
+	if old, ok := m.out.variables[b.Labels[0]]; ok { // an override file
+		v.sensitive = v.sensitive || old.sensitive
+		v.plain = v.plain && old.plain
+	}
+	m.out.variables[b.Labels[0]] = v
+	return nil
+}
+
+func (m *module) call(b *hcl.Block) error {
+	content, _, diags := b.Body.PartialContent(moduleSchema)
+	a := content.Attributes["source"]
+	if a == nil {
+		if strings.Contains(b.DefRange.Filename, "override.") {
+			return nil // an override of something else
+		}
+		return diagnostics(diags)
+	}
+	src := literal(a.Expr)
+	hint := "copy the module into the repository and call it by a path that starts with ./ or ../"
+	if !strings.HasPrefix(src, "./") && !strings.HasPrefix(src, "../") || strings.Contains(src, "${") {
+		return denied(hint, "%s: module %q comes from elsewhere (%q)", at(a.Range), b.Labels[0], src)
+	}
+	dir := path.Join(m.dir, src)
+	if !fs.ValidPath(dir) {
+		return denied(hint, "%s: module %q (%q) is outside the repository", at(a.Range), b.Labels[0], src)
+	}
+	address := "module." + b.Labels[0]
+	if m.address != "" {
+		address = m.address + "." + address
+	}
+	m.calls = append(m.calls, moduleCall{address: address, source: src, dir: dir, pos: at(a.Range)})
+	return nil
+}
+
+// object handles resources, data sources, ephemeral resources and actions.
+func (m *module) object(b *hcl.Block) error {
+	name, _, _ := strings.Cut(b.Labels[0], "_")
+	return m.nested(b, objectSchema, func(c *hcl.BodyContent) {
+		if a, ok := c.Attributes["provider"]; ok {
+			if tr, diags := hcl.AbsTraversalForExpr(a.Expr); !diags.HasErrors() {
+				name = tr.RootName()
+			} else if tr, diags := hcl.RelTraversalForExpr(a.Expr); !diags.HasErrors() && len(tr) > 0 {
+				if attr, ok := tr[0].(hcl.TraverseAttr); ok {
+					name = attr.Name
+				}
+			}
+		}
+		m.used = append(m.used, use{name, at(b.DefRange)})
+	})
+}
+
+// nested notes the provisioners and connections inside b.
+func (m *module) nested(b *hcl.Block, schema *hcl.BodySchema, also func(*hcl.BodyContent)) error {
+	content, _, diags := b.Body.PartialContent(schema)
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	for _, n := range content.Blocks {
+		m.note(n, b.Labels...)
+	}
+	if also != nil {
+		also(content)
+	}
+	return nil
+}
+
+// finish resolves what the files of the module only name, and follows its calls.
+func (m *module) finish() error {
+	for _, u := range m.used {
+		addr, ok := m.required[u.name]
+		switch {
+		case ok:
+		case u.name == "terraform":
+			continue
+		default:
+			addr = "hashicorp/" + u.name
+		}
+		if !builtin(addr) {
+			m.require(addr, u.pos)
+		}
+	}
+	for _, c := range m.calls {
+		if len(m.out.modules) >= m.limit.Modules {
+			return invalid("call fewer modules", "%s: more than %d module calls", c.pos, m.limit.Modules)
+		}
+		m.out.modules = append(m.out.modules, c)
+		if err := m.module(c.dir, c.address, m.stack); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// document names the document that describes the configuration.
+func (c *configuration) document() string { return path.Join(c.dir, "configuration.json") }
+
+// describe returns the configuration without any value of it, for policy.
+func (c *configuration) describe() any {
+	blocks := make([]any, len(c.blocks))
+	for i, b := range c.blocks {
+		labels := make([]any, len(b.labels))
+		for j, l := range b.labels {
+			labels[j] = l
+		}
+		blocks[i] = map[string]any{"type": b.kind, "labels": labels, "module": b.module, "file": b.file, "line": int64(b.line)}
+	}
+	modules := make([]any, len(c.modules))
+	for i, m := range c.modules {
+		modules[i] = map[string]any{"address": m.address, "source": m.source, "dir": m.dir}
+	}
+	providers := make([]any, 0, len(c.providers))
+	for _, addr := range sortedKeys(c.providers) {
+		e, _ := c.lock.find(addr)
+		providers = append(providers, map[string]any{"source": addr, "version": e.version})
+	}
+	return map[string]any{
+		"configuration": map[string]any{
+			"root": c.dir, "backend": c.backend, "blocks": blocks, "modules": modules, "providers": providers,
+		},
+	}
+}
+
+// locate returns where the resource with a plan's address is declared.
+func (c *configuration) locate(moduleAddress, mode, kind, name string) string {
+	want := "resource"
+	if mode == "data" {
+		want = "data"
+	}
+	moduleAddress = withoutIndexes(moduleAddress)
+	for _, b := range c.blocks {
+		if b.kind == want && b.module == moduleAddress && slices.Equal(b.labels, []string{kind, name}) {
+			return fmt.Sprintf("%s:%d", b.file, b.line)
+		}
+	}
+	return ""
+}
+
+// withoutIndexes turns `module.a["x"].module.b[0]` into "module.a.module.b".
+func withoutIndexes(address string) string {
+	var out strings.Builder
+	depth, quoted, escaped := 0, false, false
+	for _, r := range address {
+		switch {
+		case escaped:
+			escaped = false
+		case quoted && r == '\\':
+			escaped = true
+		case r == '"' && depth > 0:
+			quoted = !quoted
+		case quoted:
+		case r == '[':
+			depth++
+		case r == ']':
+			depth--
+		case depth == 0:
+			out.WriteRune(r)
+		}
+	}
+	return out.String()
+}
