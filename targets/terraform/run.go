@@ -55,7 +55,7 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 	if err := privateDir(t.cfg.RunDir); err != nil {
 		return nil, fault.Wrap(fault.Internal, op, "choose a run directory that only the daemon's user can write to", err)
 	}
-	id := sha256.Sum256([]byte(t.spec.Environment + "\x00" + t.spec.Stack))
+	id := sha256.Sum256([]byte(t.cfg.StateDir + "\x00" + t.spec.Environment + "\x00" + t.spec.Stack))
 	dir := filepath.Join(t.cfg.RunDir, "hf-"+hex.EncodeToString(id[:5]))
 	u := &run{t: t, r: r, dir: dir, lock: flock.New(dir + ".lock")}
 	ok, err := u.lock.TryLock()

@@ -1,0 +1,329 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/policy/gate"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+const (
+	opApply = "targets/kubernetes.Apply"
+	// absentVersion is a resourceVersion that no object has. With it a
+	// server-side apply creates an absent object and answers 409 for one that
+	// exists, so that a create needs no look-up of its own.
+	absentVersion      = "1"
+	maxConflicts       = 5
+	establishedTimeout = 60 * time.Second
+)
+
+// Apply implements [targets.Target]. Updates and deletes are read again before
+// the first write, creates are checked by the request that makes them. An error
+// that wraps [targets.ErrStale] may come after some writes; the receipt says which.
+func (t *Target) Apply(ctx context.Context, g gate.Grant) (targets.Receipt, error) {
+	rec := targets.Receipt{Stack: t.spec.Stack, Started: time.Now().UTC()}
+	err := t.carryOut(ctx, g, &rec)
+	rec.Ended = time.Now().UTC()
+	return rec, fault.WithStack(t.spec.Stack, err)
+}
+
+func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receipt) error {
+	p, err := g.Plan()
+	if err != nil {
+		return err
+	}
+	rec.Plan = p.Digest()
+	for _, c := range p.Changes {
+		rec.Outcomes = append(rec.Outcomes, targets.Outcome{ID: c.ID, Action: c.Action, Err: "not attempted"})
+	}
+	priv, err := t.granted(p)
+	if err != nil {
+		return err
+	}
+	defer t.c.applying(t)()
+
+	versions, err := t.recheck(ctx, priv)
+	if err != nil {
+		return err
+	}
+	t.c.realise(t, priv.ren)
+	final, err := t.union(ctx, priv)
+	if err != nil {
+		return err
+	}
+	w := &writer{t: t, priv: priv, versions: versions, rec: rec}
+	for s := range 4 {
+		if err := w.stage(ctx, func(c *change) bool { return c.obj != nil && stage(c.obj.u) == s }); err != nil {
+			return err
+		}
+		if s == 0 {
+			if err := w.established(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.stage(ctx, func(c *change) bool { return c.obj == nil }); err != nil {
+		return err
+	}
+	if final == nil {
+		return nil
+	}
+	return t.writeInventory(ctx, priv.inv, final)
+}
+
+// granted checks that the private half is what was judged, and is ours.
+func (t *Target) granted(p plan.Plan) (*planned, error) {
+	bad := func(why string) error { return fault.New(fault.Internal, opApply, "", "%s", why) }
+	priv, ok := p.Private.(*planned)
+	switch {
+	case !ok || priv == nil || priv.ren == nil:
+		return nil, bad("the plan was not made by this target")
+	case p.Stack != t.spec.Stack || p.Environment != t.spec.Environment || p.Target != targetName || priv.owner != t.owner:
+		return nil, bad("the plan is for another stack")
+	case p.Payload == "" || priv.payload() != p.Payload || len(priv.changes) != len(p.Changes):
+		return nil, bad("the plan's payload is not what was judged")
+	}
+	for i, c := range p.Changes {
+		if pc := priv.changes[i]; pc.ID != c.ID || pc.Action != c.Action || pc.UID != c.UID || pc.Before != c.Before || pc.After != c.After {
+			return nil, bad("the plan's payload is not what was judged")
+		}
+	}
+	for _, c := range priv.changes {
+		if c.obj == nil {
+			if other := t.c.otherClaim(t.owner, c.ID); other != "" {
+				return nil, stale(c.ID, "it is declared by "+other+" now")
+			}
+			continue
+		}
+		if b := t.masked(c.obj.u.Object); !equalJSON(b, c.obj.masked) {
+			return nil, bad("the plan's payload is not what was judged")
+		}
+	}
+	return priv, nil
+}
+
+func stale(id plan.ObjectID, why string) error {
+	return fault.New(fault.Transient, opApply, "", "%s: %s: %w", id, why, targets.ErrStale)
+}
+
+// recheck reads every object again that exists, and returns the versions at
+// which each was as judged.
+func (t *Target) recheck(ctx context.Context, priv *planned) ([]string, error) {
+	versions := make([]string, len(priv.changes))
+	errs := make([]error, len(priv.changes))
+	g := new(errgroup.Group)
+	g.SetLimit(t.c.cfg.Workers)
+	for i := range priv.changes {
+		if c := &priv.changes[i]; c.Action != plan.Create {
+			g.Go(func() error {
+				versions[i], errs[i] = t.unmoved(ctx, c)
+				return nil
+			})
+		}
+	}
+	_ = g.Wait() // each worker keeps its own error
+	return versions, joined(opApply, errs)
+}
+
+// unmoved returns the live version of an object that is as it was judged.
+func (t *Target) unmoved(ctx context.Context, c *change) (string, error) {
+	live, err := t.c.get(ctx, c.res, c.ID)
+	switch {
+	case err != nil:
+		return "", t.c.apiError(opApply, c.ID, err)
+	case live == nil:
+		return "", stale(c.ID, "it is gone")
+	case string(live.GetUID()) != c.UID:
+		return "", stale(c.ID, "it was replaced by another object of the same name")
+	case t.before(live, c.pointers) != c.Before:
+		return "", stale(c.ID, "its fields have other values")
+	case c.Action == plan.Delete && !t.ours(live):
+		return "", stale(c.ID, "it is not ours any more")
+	}
+	return live.GetResourceVersion(), nil
+}
+
+// union writes the inventory of before and after together, so that a crash never
+// forgets an object, and returns what the inventory is in the end (nil: the same).
+func (t *Target) union(ctx context.Context, priv *planned) (map[plan.ObjectID]entry, error) {
+	inv := priv.inv
+	if inv == nil {
+		owned, err := t.ownedNow(ctx)
+		if err != nil {
+			return nil, err
+		}
+		missing := false
+		for id := range priv.wanted {
+			missing = missing || !owned[id]
+		}
+		if !missing {
+			return nil, nil
+		}
+		if inv, err = t.readInventory(ctx); err != nil {
+			return nil, err
+		}
+	}
+	all := maps.Clone(inv.entries)
+	maps.Copy(all, priv.wanted)
+	if err := t.writeInventory(ctx, inv, all); err != nil {
+		return nil, err
+	}
+	if priv.inv == nil {
+		return nil, nil
+	}
+	return priv.wanted, nil
+}
+
+// writer carries out changes and keeps the receipt.
+type writer struct {
+	t        *Target
+	priv     *planned
+	versions []string
+	rec      *targets.Receipt
+}
+
+// stage carries out the changes that in selects, in parallel, and stops on errors.
+func (w *writer) stage(ctx context.Context, in func(*change) bool) error {
+	errs := make([]error, len(w.priv.changes))
+	g := new(errgroup.Group)
+	g.SetLimit(w.t.c.cfg.Workers)
+	for i := range w.priv.changes {
+		c := &w.priv.changes[i]
+		if !in(c) {
+			continue
+		}
+		g.Go(func() error {
+			if errs[i] = ctx.Err(); errs[i] != nil {
+				return nil
+			}
+			if errs[i] = w.write(ctx, c, w.versions[i]); errs[i] != nil {
+				w.rec.Outcomes[i].Err = w.t.c.cfg.Masker.Scrub(errs[i].Error())
+			} else {
+				w.rec.Outcomes[i].Err = ""
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each worker keeps its own error
+	return joined(opApply, errs)
+}
+
+// write makes one change. On a conflict the object is read again: as judged, it
+// is tried again; otherwise the change is stale.
+func (w *writer) write(ctx context.Context, c *change, at string) error {
+	t := w.t
+	if c.Action == plan.Delete {
+		return t.delete(ctx, c)
+	}
+	for range maxConflicts {
+		meta := map[string]any{"resourceVersion": absentVersion}
+		if c.Action == plan.Update {
+			meta = map[string]any{"resourceVersion": at, "uid": c.UID}
+		}
+		live, err := t.c.apply(ctx, c.res, with(c.obj.u, meta), false)
+		if err == nil {
+			t.c.clean(t, c.ID, live, true)
+			return nil
+		}
+		if c.Action == plan.Create && (apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)) {
+			return stale(c.ID, "it exists by now")
+		}
+		moved := apierrors.IsConflict(err) || (apierrors.IsInvalid(err) && w.otherUID(ctx, c))
+		if !moved {
+			return t.c.apiError(opApply, c.ID, err)
+		}
+		if at, err = t.unmoved(ctx, c); err != nil {
+			return err
+		}
+	}
+	return fault.New(fault.Transient, opApply, "", "%s: somebody else writes it all the time", c.ID)
+}
+
+// otherUID reports whether the live object is another one than was judged: the
+// server calls that an invalid change of an immutable field.
+func (w *writer) otherUID(ctx context.Context, c *change) bool {
+	_, err := w.t.unmoved(ctx, c)
+	return errors.Is(err, targets.ErrStale)
+}
+
+func (t *Target) delete(ctx context.Context, c *change) error {
+	err := t.c.remove(ctx, c.res, c.ID, c.UID)
+	switch {
+	case apierrors.IsNotFound(err):
+	case apierrors.IsConflict(err):
+		return stale(c.ID, "it was replaced by another object of the same name")
+	case err != nil:
+		return t.c.apiError(opApply, c.ID, err)
+	}
+	t.c.untrack(t, c.ID)
+	return nil
+}
+
+// established waits until the definitions that were just applied are served.
+func (w *writer) established(ctx context.Context) error {
+	var errs []error
+	for i := range w.priv.changes {
+		c := &w.priv.changes[i]
+		if c.obj == nil || c.obj.u.GroupVersionKind().GroupKind() != crdKind || !w.needed(c) {
+			continue
+		}
+		errs = append(errs, w.t.waitEstablished(ctx, c))
+	}
+	return joined(opApply, errs)
+}
+
+// needed reports whether the plan makes an object of a kind that c defines.
+func (w *writer) needed(c *change) bool {
+	group, _, _ := unstructured.NestedString(c.obj.u.Object, "spec", "group")
+	kind, _, _ := unstructured.NestedString(c.obj.u.Object, "spec", "names", "kind")
+	return slices.ContainsFunc(w.priv.changes, func(o change) bool { return o.ID.Kind == kind+"."+group })
+}
+
+func (t *Target) waitEstablished(ctx context.Context, c *change) error {
+	ctx, cancel := context.WithTimeout(ctx, establishedTimeout)
+	defer cancel()
+	ready := func(u *unstructured.Unstructured) bool {
+		list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		return slices.ContainsFunc(list, func(e any) bool {
+			m, _ := e.(map[string]any)
+			return m["type"] == "Established" && m["status"] == "True"
+		})
+	}
+	wait := func(err error) error {
+		return fault.New(fault.Waiting, opApply, "look at the definition's conditions", "%s: not established: %w", c.ID, err)
+	}
+	client := t.c.client(c.res, "")
+	live, err := client.Get(ctx, c.ID.Name, metav1.GetOptions{})
+	if err != nil {
+		return wait(err)
+	}
+	if ready(live) {
+		return nil
+	}
+	events, err := client.Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", c.ID.Name).String(), ResourceVersion: live.GetResourceVersion(),
+	})
+	if err != nil {
+		return wait(err)
+	}
+	defer events.Stop()
+	for e := range events.ResultChan() {
+		if u, ok := e.Object.(*unstructured.Unstructured); ok && ready(u) {
+			return nil
+		}
+	}
+	return wait(fmt.Errorf("the watch ended: %w", context.Cause(ctx)))
+}

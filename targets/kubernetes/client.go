@@ -1,0 +1,170 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+// resource is how the API server calls a kind.
+type resource struct {
+	name       string // plural: "deployments"
+	version    schema.GroupVersion
+	namespaced bool
+}
+
+func (r resource) gvr() schema.GroupVersionResource { return r.version.WithResource(r.name) }
+
+// errNoKind is wrapped when the cluster does not know a kind.
+var errNoKind = errors.New("the cluster does not know the kind")
+
+// resource asks the cluster about gvk, once for each group and version.
+func (c *Cluster) resource(_ context.Context, gvk schema.GroupVersionKind) (resource, error) {
+	c.resourcesMu.Lock()
+	defer c.resourcesMu.Unlock()
+	if r, ok := c.resources[gvk]; ok {
+		return r, nil
+	}
+	list, err := c.disco.ServerResourcesForGroupVersion(gvk.GroupVersion().String())
+	if err != nil && !apierrors.IsNotFound(err) {
+		return resource{}, fault.New(fault.Transient, opPlan, "", "discovery of %s: %w", gvk.GroupVersion(), err)
+	}
+	if list != nil {
+		for _, r := range list.APIResources {
+			if !strings.Contains(r.Name, "/") {
+				c.resources[gvk.GroupVersion().WithKind(r.Kind)] = resource{name: r.Name, version: gvk.GroupVersion(), namespaced: r.Namespaced}
+			}
+		}
+	}
+	if r, ok := c.resources[gvk]; ok {
+		return r, nil
+	}
+	return resource{}, fmt.Errorf("%w %s", errNoKind, gvk)
+}
+
+// anyVersion asks the cluster about gvk, or another version of the same kind.
+func (c *Cluster) anyVersion(ctx context.Context, gvk schema.GroupVersionKind) (resource, error) {
+	r, err := c.resource(ctx, gvk)
+	if !errors.Is(err, errNoKind) {
+		return r, err
+	}
+	groups, gerr := c.disco.ServerGroups()
+	if gerr != nil {
+		return resource{}, fault.New(fault.Transient, opPlan, "", "discovery: %w", gerr)
+	}
+	for _, g := range groups.Groups {
+		for _, v := range g.Versions {
+			if g.Name != gvk.Group || v.Version == gvk.Version {
+				continue
+			}
+			if r, err := c.resource(ctx, schema.GroupVersionKind{Group: g.Name, Version: v.Version, Kind: gvk.Kind}); !errors.Is(err, errNoKind) {
+				return r, err
+			}
+		}
+	}
+	return resource{}, err
+}
+
+func (c *Cluster) client(r resource, namespace string) dynamic.ResourceInterface {
+	if r.namespaced {
+		return c.dyn.Resource(r.gvr()).Namespace(namespace)
+	}
+	return c.dyn.Resource(r.gvr())
+}
+
+// get returns the live object, or nil when there is none.
+func (c *Cluster) get(ctx context.Context, r resource, id plan.ObjectID) (*unstructured.Unstructured, error) {
+	u, err := c.client(r, id.Namespace).Get(ctx, id.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return u, err
+}
+
+// apply makes one server-side apply. A dry run writes nothing.
+func (c *Cluster) apply(ctx context.Context, r resource, u *unstructured.Unstructured, dryRun bool) (*unstructured.Unstructured, error) {
+	o := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true}
+	if dryRun {
+		o.DryRun = []string{metav1.DryRunAll}
+	}
+	return c.client(r, u.GetNamespace()).Apply(ctx, u.GetName(), u, o)
+}
+
+// remove deletes the object if it is still the one with uid.
+func (c *Cluster) remove(ctx context.Context, r resource, id plan.ObjectID, uid string) error {
+	u, background := types.UID(uid), metav1.DeletePropagationBackground
+	return c.client(r, id.Namespace).Delete(ctx, id.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &u}, PropagationPolicy: &background,
+	})
+}
+
+// apiError classifies what the API server answered about id. The text holds no
+// secret: about a Secret it names fields and reasons only, since the server may
+// quote values that nobody registered.
+func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
+	if err == nil {
+		return nil
+	}
+	kind, hint := fault.Transient, ""
+	switch {
+	case errors.Is(err, errNoKind):
+		kind, hint = fault.Invalid, "correct apiVersion and kind, or deploy its CustomResourceDefinition first"
+	case immutable(err):
+		kind, hint = fault.Invalid, "rename the object, or delete it by hand: the field cannot be changed in place"
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
+		kind, hint = fault.Invalid, "correct the manifest"
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		kind, hint = fault.Waiting, "wait until the namespace is gone"
+	case apierrors.IsForbidden(err):
+		kind, hint = fault.Denied, "look at the role of Holdfast's account, and at the cluster's admission policies and quotas"
+	case apierrors.IsUnauthorized(err):
+		hint = "look at Holdfast's credential for this cluster"
+	case apierrors.IsNotFound(err):
+		kind, hint = fault.Waiting, "declare the namespace, or create it"
+	}
+	var status apierrors.APIStatus
+	text := c.cfg.Masker.Scrub(err.Error())
+	if id.Kind == "Secret" && errors.As(err, &status) {
+		text = string(status.Status().Reason)
+		if d := status.Status().Details; d != nil {
+			for _, cause := range d.Causes {
+				text += fmt.Sprintf(" %s (%s)", cause.Field, cause.Type)
+			}
+		}
+	}
+	return fault.New(kind, op, hint, "%s: %w", id, &masked{text: text, err: err})
+}
+
+// masked shows a text without secrets in place of an error's own.
+type masked struct {
+	text string
+	err  error
+}
+
+func (m *masked) Error() string { return m.text }
+
+// Is lets callers compare with sentinels; the text of the cause stays hidden.
+func (m *masked) Is(target error) bool { return errors.Is(m.err, target) }
+
+// immutable reports whether the API server refused to change a field in place.
+func immutable(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) {
+		return false
+	}
+	text := status.Status().Message
+	return strings.Contains(text, "immutable") || strings.Contains(text, "updates to statefulset spec") || strings.Contains(text, "may not change")
+}

@@ -1,0 +1,65 @@
+package kubernetes
+
+import (
+	"context"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets"
+)
+
+const opHealth = "targets/kubernetes.Healthy"
+
+// Healthy implements [targets.HealthChecker] by kstatus: one look, no waiting.
+func (t *Target) Healthy(ctx context.Context, r targets.Rendered) error {
+	ren, err := t.rendering(r)
+	if err != nil {
+		return fault.WithStack(t.spec.Stack, err)
+	}
+	objs, res, err := t.placeAll(ctx, ren, nil)
+	if err != nil {
+		return fault.WithStack(t.spec.Stack, err)
+	}
+	errs := make([]error, len(objs))
+	g := new(errgroup.Group)
+	g.SetLimit(t.c.cfg.Workers)
+	for i, o := range objs {
+		g.Go(func() error {
+			errs[i] = t.ready(ctx, o, res[i])
+			return nil
+		})
+	}
+	_ = g.Wait() // each worker keeps its own error
+	// A failure outranks what is still on its way.
+	for _, err := range errs {
+		if err != nil && fault.KindOf(err) != fault.Waiting {
+			return fault.WithStack(t.spec.Stack, err)
+		}
+	}
+	return fault.WithStack(t.spec.Stack, joined(opHealth, errs))
+}
+
+func (t *Target) ready(ctx context.Context, o *desired, res resource) error {
+	live, err := t.c.get(ctx, res, o.id)
+	if err != nil {
+		return t.c.apiError(opHealth, o.id, err)
+	}
+	if live == nil {
+		return fault.New(fault.Waiting, opHealth, "", "%s does not exist", o.id)
+	}
+	s, err := status.Compute(live)
+	if err != nil {
+		return fault.New(fault.Waiting, opHealth, "", "%s: its status cannot be read: %s", o.id, t.c.cfg.Masker.Scrub(err.Error()))
+	}
+	text := t.c.cfg.Masker.Scrub(s.Message)
+	switch s.Status {
+	case status.CurrentStatus:
+		return nil
+	case status.FailedStatus:
+		return fault.New(fault.Invalid, opHealth, "look at the object's events and logs", "%s failed: %s", o.id, text)
+	default:
+		return fault.New(fault.Waiting, opHealth, "", "%s is %s: %s", o.id, s.Status, text)
+	}
+}

@@ -1,0 +1,284 @@
+// Package kubernetes owns the target that deploys to a Kubernetes cluster by
+// server-side apply: rendering manifests and Kustomize folders, planning against
+// the live objects, applying a granted plan, and watching what was applied. One
+// [Target] serves one stack; the targets of an environment share one [Cluster].
+//
+// It guarantees that rendering touches neither cluster nor network, that a plan
+// never writes (updates are dry runs), that an apply checks each change against
+// the plan that was judged before the first write, and that nothing is pruned
+// which the inventory, the owner mark and the managed fields do not all call
+// ours. It refuses remote bases, plugins, Helm inflation, objects outside what
+// the operator allows, Holdfast's own namespace, and objects that belong to
+// somebody else.
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/holdfast-dev/holdfast/internal/mask"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+const (
+	// OwnerAnnotation marks an object with the stack that owns it, "environment/stack".
+	OwnerAnnotation = "holdfast.dev/stack"
+	// ManagedLabel selects what the shared watches see.
+	ManagedLabel = "holdfast.dev/managed"
+
+	targetName       = "kubernetes"
+	defaultNamespace = "holdfast-system"
+	defaultManager   = "holdfast"
+	defaultWorkers   = 16
+)
+
+// ClusterConfig says how to reach the cluster of one environment.
+type ClusterConfig struct {
+	REST *rest.Config
+	// Namespace is Holdfast's own; no stack may touch it. "holdfast-system" if empty.
+	Namespace string
+	// Key authenticates inventories and keys the digests of live values; at least 16 bytes.
+	Key []byte
+	// Masker stands for every secret that is rendered or read.
+	Masker *mask.Masker
+	Log    *slog.Logger
+	// Workers bounds the requests that one plan or apply has under way; 16 if zero.
+	Workers int
+	// FieldManager owns what we apply; "holdfast" if empty.
+	FieldManager string
+}
+
+// Cluster is what the stacks of one environment share: connections, the table
+// of who claims which object, and one watch per kind. It is safe for concurrent use.
+type Cluster struct {
+	cfg   ClusterConfig
+	dyn   dynamic.Interface
+	disco discovery.DiscoveryInterface
+
+	resourcesMu sync.Mutex
+	resources   map[schema.GroupVersionKind]resource
+
+	claimsMu sync.Mutex
+	claims   map[plan.ObjectID]map[string]bool // object → owners whose newest rendering has it
+	owners   map[string]map[plan.ObjectID]bool // the same, by owner
+
+	mu      sync.Mutex // guards what follows, and the observation state of every Target
+	tracked map[plan.ObjectID]*tracked
+	watches map[watchKey]*watch
+	pending []*watch      // watches that Run has not started yet
+	wake    chan struct{} // tells Run about pending
+}
+
+// NewCluster returns a Cluster. It checks cfg and does no I/O.
+func NewCluster(cfg ClusterConfig) (*Cluster, error) {
+	switch {
+	case cfg.REST == nil:
+		return nil, errors.New("kubernetes: no connection configured")
+	case cfg.Masker == nil:
+		return nil, errors.New("kubernetes: no masker configured")
+	case len(cfg.Key) < 16:
+		return nil, errors.New("kubernetes: the inventory key has fewer than 16 bytes")
+	}
+	if cfg.Namespace == "" {
+		cfg.Namespace = defaultNamespace
+	}
+	if cfg.FieldManager == "" {
+		cfg.FieldManager = defaultManager
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = defaultWorkers
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	conf := rest.CopyConfig(cfg.REST)
+	conf.QPS, conf.RateLimiter = -1, nil // the API server has priority and fairness; our own limit is Workers
+	conf.DisableCompression = true
+	conf.WarningHandler = rest.NoWarnings{}
+	if conf.UserAgent == "" {
+		conf.UserAgent = "holdfast"
+	}
+	client, err := rest.HTTPClientFor(conf)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: connection: %w", err)
+	}
+	dyn, err := dynamic.NewForConfigAndClient(conf, client)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: connection: %w", err)
+	}
+	disco, err := discovery.NewDiscoveryClientForConfigAndClient(conf, client)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: connection: %w", err)
+	}
+	return &Cluster{
+		cfg: cfg, dyn: dyn, disco: disco,
+		resources: map[schema.GroupVersionKind]resource{},
+		claims:    map[plan.ObjectID]map[string]bool{},
+		owners:    map[string]map[plan.ObjectID]bool{},
+		tracked:   map[plan.ObjectID]*tracked{},
+		watches:   map[watchKey]*watch{},
+		wake:      make(chan struct{}, 1),
+	}, nil
+}
+
+// Allow bounds what a stack may contain. The operator sets it.
+type Allow struct {
+	// Namespaces are globs (path.Match); empty allows the stack's own only.
+	Namespaces []string
+	// Kinds are globs over "ConfigMap", "Deployment.apps", …. A cluster-scoped
+	// kind must be listed by its exact name.
+	Kinds []string
+}
+
+// Spec describes one stack.
+type Spec struct {
+	Stack, Environment string
+	Dir                string // the stack's folder in the repository, slash-separated; "" or "." is the root
+	Namespace          string // for namespaced objects that declare none
+	// Kustomize is a folder with a kustomization, Manifests are globs, files or
+	// folders (not recursive), both relative to Dir. Exactly one is set.
+	Kustomize string
+	Manifests []string
+	// Variables replace ${NAME} in what is rendered; nil leaves it alone.
+	Variables map[string]string
+	// Adopt takes over existing objects that Holdfast does not manage yet.
+	Adopt bool
+	Allow Allow
+}
+
+// Target deploys one stack. It is safe for concurrent use, but Apply is called
+// by one caller at a time.
+type Target struct {
+	c     *Cluster
+	spec  Spec
+	owner string // "environment/stack": the owner mark
+
+	ownedMu sync.Mutex
+	owned   map[plan.ObjectID]bool // what the inventory said last; nil: not read yet
+
+	obs observation // guarded by Cluster.mu
+}
+
+var (
+	_ targets.Target        = (*Target)(nil)
+	_ targets.Pinner        = (*Target)(nil)
+	_ targets.HealthChecker = (*Target)(nil)
+	_ targets.Observer      = (*Target)(nil)
+	_ targets.Closer        = (*Target)(nil)
+)
+
+// New returns the target of one stack. It does no I/O.
+func New(c *Cluster, s Spec) (*Target, error) {
+	if c == nil {
+		return nil, errors.New("kubernetes: no cluster")
+	}
+	for _, n := range []struct{ what, name string }{{"stack", s.Stack}, {"environment", s.Environment}} {
+		if n.name == "" || strings.ContainsAny(n.name, "/ \n\t") {
+			return nil, fmt.Errorf("kubernetes: %q is no name of a %s", n.name, n.what)
+		}
+	}
+	switch {
+	case s.Namespace == "":
+		return nil, fmt.Errorf("kubernetes: stack %s: no namespace", s.Stack)
+	case (s.Kustomize == "") == (len(s.Manifests) == 0):
+		return nil, fmt.Errorf("kubernetes: stack %s: exactly one of kustomize and manifests must be set", s.Stack)
+	case len(s.Allow.Kinds) == 0:
+		return nil, fmt.Errorf(`kubernetes: stack %s: no kind is allowed (["*"] allows all namespaced ones)`, s.Stack)
+	}
+	for _, g := range append(append([]string{}, s.Allow.Namespaces...), s.Allow.Kinds...) {
+		if _, err := path.Match(g, ""); err != nil {
+			return nil, fmt.Errorf("kubernetes: stack %s: pattern %q: %w", s.Stack, g, err)
+		}
+	}
+	if len(s.Allow.Namespaces) == 0 {
+		s.Allow.Namespaces = []string{s.Namespace}
+	}
+	return &Target{c: c, spec: s, owner: s.Environment + "/" + s.Stack, obs: newObservation()}, nil
+}
+
+// Close withdraws the stack's claims and forgets what it watches.
+func (t *Target) Close() error {
+	t.c.claim(t.owner, nil)
+	t.c.forget(t)
+	return nil
+}
+
+// claim replaces what owner claims. A nil set ends the claim.
+func (c *Cluster) claim(owner string, ids map[plan.ObjectID]bool) {
+	c.claimsMu.Lock()
+	defer c.claimsMu.Unlock()
+	for id := range c.owners[owner] {
+		if delete(c.claims[id], owner); len(c.claims[id]) == 0 {
+			delete(c.claims, id)
+		}
+	}
+	delete(c.owners, owner)
+	if ids == nil {
+		return
+	}
+	c.owners[owner] = ids
+	for id := range ids {
+		if c.claims[id] == nil {
+			c.claims[id] = map[string]bool{}
+		}
+		c.claims[id][owner] = true
+	}
+}
+
+// otherClaim returns the first other owner, by name, whose newest rendering has id, or "".
+func (c *Cluster) otherClaim(owner string, id plan.ObjectID) string {
+	c.claimsMu.Lock()
+	defer c.claimsMu.Unlock()
+	other := ""
+	for o := range c.claims[id] {
+		if o != owner && (other == "" || o < other) {
+			other = o
+		}
+	}
+	return other
+}
+
+// gaveUp reports whether owner is a stack of this process whose newest
+// rendering no longer has id.
+func (c *Cluster) gaveUp(owner string, id plan.ObjectID) bool {
+	c.claimsMu.Lock()
+	defer c.claimsMu.Unlock()
+	ids, known := c.owners[owner]
+	return known && !ids[id]
+}
+
+// Run keeps the shared watches going until ctx ends. It returns nil then.
+func (c *Cluster) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	c.mu.Lock()
+	c.pending = c.pending[:0]
+	for _, w := range c.watches {
+		c.pending = append(c.pending, w)
+	}
+	for {
+		started := c.pending
+		c.pending = nil
+		c.mu.Unlock()
+		for _, w := range started {
+			wg.Go(func() { w.run(ctx) })
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wake:
+		}
+		c.mu.Lock()
+	}
+}

@@ -1,0 +1,291 @@
+package kubernetes
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"github.com/fluxcd/pkg/envsubst"
+	"go.yaml.in/yaml/v3"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	kjson "sigs.k8s.io/json"
+	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+const opRender = "targets/kubernetes.Render"
+
+func invalid(hint, format string, args ...any) error {
+	return fault.New(fault.Invalid, opRender, hint, format, args...)
+}
+
+// declared is one object as a file declares it.
+type declared struct {
+	file  string
+	line  int // of the document's first line; 0 is unknown
+	node  *yaml.Node
+	value map[string]any
+}
+
+func (d declared) at() string {
+	if d.line == 0 {
+		return d.file
+	}
+	return fmt.Sprintf("%s:%d", d.file, d.line)
+}
+
+// manifests reads every file that the stack's globs, files and folders name.
+func (t *Target) manifests(tr *tree) ([]declared, error) {
+	var names []string
+	for _, entry := range t.spec.Manifests {
+		found, err := expand(tr, t.spec.Dir, entry)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, found...)
+	}
+	slices.Sort(names)
+	var out []declared
+	for _, name := range slices.Compact(names) {
+		b, err := tr.read(name)
+		if err != nil {
+			return nil, err
+		}
+		if b, err = t.substitute(name, b); err != nil {
+			return nil, err
+		}
+		ds, err := decode(name, b)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range ds {
+			if version, _ := d.value["apiVersion"].(string); strings.HasPrefix(version, "holdfast.dev/") {
+				continue // the stack file lives beside the manifests
+			}
+			if out = append(out, d); len(out) > maxObjects {
+				return nil, invalid("split the stack", "the stack has more than %d objects", maxObjects)
+			}
+		}
+	}
+	return out, nil
+}
+
+// expand returns the manifest files that one entry names; none is an error, so
+// that a mistyped path never empties a stack.
+func expand(tr *tree, dir, entry string) ([]string, error) {
+	name, err := clean(dir, entry)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.ContainsAny(entry, "*?[{") {
+		isDir, err := tr.isDir(name)
+		if err != nil {
+			return nil, err
+		}
+		if !isDir {
+			return []string{name}, nil
+		}
+		real, _, err := tr.resolve(name)
+		if err != nil {
+			return nil, notFound(name, err)
+		}
+		entries, err := fs.ReadDir(tr.fsys, real)
+		if err != nil {
+			return nil, notFound(name, err)
+		}
+		var out []string
+		for _, e := range entries {
+			if !e.IsDir() && isManifest(e.Name()) {
+				out = append(out, path.Join(name, e.Name()))
+			}
+		}
+		return nonEmpty(out, entry)
+	}
+	found, err := doublestar.Glob(tr.fsys, name)
+	if err != nil {
+		return nil, invalid("", "manifests: %q: %w", entry, err)
+	}
+	return nonEmpty(slices.DeleteFunc(found, func(n string) bool {
+		isDir, err := tr.isDir(n)
+		return (err == nil && isDir) || !isManifest(n)
+	}), entry)
+}
+
+func nonEmpty(names []string, entry string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, invalid("correct the path, or use a pattern such as **/*.yaml", "manifests: %q matches no .yaml, .yml or .json file", entry)
+	}
+	return names, nil
+}
+
+func isManifest(name string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
+}
+
+// substitute replaces ${NAME} by the stack's variables. One that is not set is an error.
+func (t *Target) substitute(name string, b []byte) ([]byte, error) {
+	if t.spec.Variables == nil || !bytes.Contains(b, []byte("${")) {
+		return b, nil
+	}
+	s, err := envsubst.Eval(string(b), func(v string) (string, bool) {
+		value, ok := t.spec.Variables[v]
+		return value, ok
+	})
+	if err != nil {
+		return nil, invalid("set the variable in the operator's file, or write $${NAME} for a literal ${NAME}", "%s: %w", name, err)
+	}
+	return []byte(s), nil
+}
+
+// decode reads the objects of one file. Lists are flattened.
+func decode(name string, b []byte) ([]declared, error) {
+	var out []declared
+	if path.Ext(name) == ".json" {
+		var v map[string]any
+		strict, err := kjson.UnmarshalStrict(b, &v, kjson.DisallowDuplicateFields)
+		if err = errors.Join(append(strict, err)...); err != nil {
+			return nil, invalid("", "%s: %w", name, err)
+		}
+		return flatten(out, declared{file: name, line: 1, value: v}, 0)
+	}
+	for _, doc := range split(b) {
+		d := declared{file: name}
+		var root yaml.Node
+		dec := yaml.NewDecoder(bytes.NewReader(doc.text))
+		switch err := dec.Decode(&root); {
+		case errors.Is(err, io.EOF):
+			continue // comments only
+		case err != nil:
+			return nil, invalid("", "%s:%d: %w", name, doc.line, err)
+		}
+		if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+			return nil, invalid("separate documents by a line ---", "%s:%d: more than one YAML document where one is expected", name, doc.line)
+		}
+		if len(root.Content) == 0 || root.Content[0].Tag == "!!null" {
+			continue
+		}
+		shift(&root, doc.line-1, 0)
+		d.node = root.Content[0]
+		d.line = d.node.Line
+		if err := unique(name, d.node, 0); err != nil {
+			return nil, err
+		}
+		j, err := sigsyaml.YAMLToJSONStrict(doc.text)
+		if err != nil {
+			return nil, invalid("", "%s:%d: %w", name, d.line, err)
+		}
+		if err := utiljson.Unmarshal(j, &d.value); err != nil || d.value == nil {
+			return nil, invalid("", "%s:%d: %w", name, d.line, errNotObject)
+		}
+		if out, err = flatten(out, d, 0); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+var errNotObject = errors.New("not an object")
+
+type document struct {
+	line int // of its first line, from 1
+	text []byte
+}
+
+// split cuts a YAML stream at its document markers, which YAML 1.2 (9.1.2)
+// allows at the start of a line only, and nowhere inside a document.
+func split(b []byte) []document {
+	out := []document{{line: 1}}
+	n := 0
+	for line := range bytes.Lines(b) {
+		n++
+		marker := bytes.HasPrefix(line, []byte("---")) || bytes.HasPrefix(line, []byte("..."))
+		if marker && (len(line) == 3 || bytes.ContainsAny(line[3:4], " \t\r\n")) {
+			out = append(out, document{line: n})
+			line = append([]byte("   "), line[3:]...) // keeps columns; "--- {a: b}" is legal
+		}
+		last := &out[len(out)-1]
+		last.text = append(last.text, line...)
+	}
+	return out
+}
+
+// shift makes the lines of a document's nodes lines of the file.
+func shift(n *yaml.Node, by, depth int) {
+	if depth > 10*maxDepth {
+		return
+	}
+	n.Line += by
+	for _, c := range n.Content {
+		shift(c, by, depth+1)
+	}
+}
+
+// unique refuses duplicate keys, with their line.
+func unique(file string, n *yaml.Node, depth int) error {
+	if depth > 10*maxDepth {
+		return invalid("", "%s:%d: nested too deeply", file, n.Line)
+	}
+	if n.Kind == yaml.MappingNode {
+		seen := map[string]int{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			k := n.Content[i]
+			if first, dup := seen[k.Value]; dup && k.Kind == yaml.ScalarNode {
+				return invalid("remove one of them", "%s:%d: the key %q is there already, in line %d", file, k.Line, k.Value, first)
+			}
+			seen[k.Value] = k.Line
+		}
+	}
+	for _, c := range n.Content {
+		if err := unique(file, c, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flatten appends d to out, or what it holds if it is a list.
+func flatten(out []declared, d declared, depth int) ([]declared, error) {
+	kind, _ := d.value["kind"].(string)
+	items, ok := d.value["items"].([]any)
+	if !strings.HasSuffix(kind, "List") || !ok {
+		return append(out, d), nil
+	}
+	if depth > maxDepth || len(items) > maxObjects {
+		return nil, invalid("split the list", "%s: the list is too deep or too long", d.at())
+	}
+	nodes := child(d.node, "items")
+	for i, item := range items {
+		e := declared{file: d.file, line: d.line}
+		if nodes != nil && i < len(nodes.Content) {
+			e.node, e.line = nodes.Content[i], nodes.Content[i].Line
+		}
+		if e.value, ok = item.(map[string]any); !ok {
+			return nil, invalid("", "%s: item %d of the list is not an object", d.at(), i)
+		}
+		var err error
+		if out, err = flatten(out, e, depth+1); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// child returns the value of key in the mapping n, or nil.
+func child(n *yaml.Node, key string) *yaml.Node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}

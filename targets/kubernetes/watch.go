@@ -1,0 +1,197 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+const (
+	listPage   = 500
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 30 * time.Second
+)
+
+// watchKey names one watch. An empty namespace is the whole cluster.
+type watchKey struct {
+	kind      schema.GroupKind
+	namespace string
+}
+
+// watch follows the objects of one kind that carry Holdfast's label, for all
+// stacks. Of an object that left the label behind it sees a deletion.
+type watch struct {
+	c   *Cluster
+	key watchKey
+	res resource
+
+	// Guarded by Cluster.mu.
+	seen      map[plan.ObjectID]uint64 // newest version, by object
+	forbidden bool                     // cluster-wide is not allowed: one watch per namespace
+}
+
+// ensureWatch starts the watch that covers id, unless there is one.
+func (c *Cluster) ensureWatch(id plan.ObjectID, kind schema.GroupKind, res resource) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := watchKey{kind: kind}
+	if w := c.watches[all]; w == nil {
+		c.startWatch(all, res)
+	} else if w.forbidden {
+		c.startWatch(watchKey{kind, id.Namespace}, res)
+	}
+}
+
+// startWatch is called with mu held.
+func (c *Cluster) startWatch(key watchKey, res resource) {
+	if c.watches[key] != nil {
+		return
+	}
+	w := &watch{c: c, key: key, res: res, seen: map[plan.ObjectID]uint64{}}
+	c.watches[key] = w
+	c.pending = append(c.pending, w)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run lists and watches until ctx ends, or until the watch is replaced by one
+// per namespace.
+func (w *watch) run(ctx context.Context) {
+	at, wait := "", time.Duration(0)
+	for ctx.Err() == nil {
+		var err error
+		if at == "" {
+			at, err = w.list(ctx)
+		} else {
+			at, err = w.follow(ctx, at)
+		}
+		switch {
+		case err == nil:
+			wait = 0
+			continue
+		case ctx.Err() != nil:
+			return
+		case apierrors.IsForbidden(err) && w.key.namespace == "" && w.res.namespaced:
+			w.c.cfg.Log.WarnContext(ctx, "cluster-wide watch is forbidden, watching each namespace", slog.String("kind", w.key.kind.String()))
+			w.c.narrow(w)
+			return
+		}
+		wait = min(max(2*wait, minBackoff), maxBackoff)
+		w.c.cfg.Log.WarnContext(ctx, "watch interrupted", slog.String("kind", w.key.kind.String()),
+			slog.Duration("retry", wait), slog.String("error", w.c.cfg.Masker.Scrub(err.Error())))
+		timer := time.NewTimer(wait/2 + rand.N(wait/2+1)) //nolint:gosec // jitter: a restarted API server is not met by all at once
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// narrow replaces a cluster-wide watch by one per namespace in which something is tracked.
+func (c *Cluster) narrow(w *watch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.forbidden = true
+	for id := range c.tracked {
+		if id.Kind == w.key.kind.String() {
+			c.startWatch(watchKey{w.key.kind, id.Namespace}, w.res)
+		}
+	}
+}
+
+func (w *watch) client() interface {
+	List(context.Context, metav1.ListOptions) (*unstructured.UnstructuredList, error)
+	Watch(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+} {
+	return w.c.client(w.res, w.key.namespace)
+}
+
+// list compares everything that exists, and returns the version to watch from.
+func (w *watch) list(ctx context.Context) (string, error) {
+	o := metav1.ListOptions{LabelSelector: ManagedLabel + "=true", Limit: listPage}
+	there := map[plan.ObjectID]bool{}
+	for {
+		page, err := w.client().List(ctx, o)
+		if err != nil {
+			return "", err
+		}
+		for i := range page.Items {
+			u := &page.Items[i]
+			there[w.id(u)] = true
+			w.c.event(w, w.id(u), u, false)
+		}
+		if o.Continue = page.GetContinue(); o.Continue == "" {
+			at := page.GetResourceVersion()
+			w.c.absent(w, there, parseVersion(at))
+			return at, nil
+		}
+	}
+}
+
+func (w *watch) id(u *unstructured.Unstructured) plan.ObjectID {
+	return plan.ObjectID{Kind: w.key.kind.String(), Namespace: u.GetNamespace(), Name: u.GetName()}
+}
+
+// follow handles events from at on. It returns the version to resume from, or ""
+// when the server no longer has it.
+func (w *watch) follow(ctx context.Context, at string) (string, error) {
+	seconds := int64(300 + rand.IntN(300)) //nolint:gosec // spreads reconnects
+	events, err := w.client().Watch(ctx, metav1.ListOptions{
+		LabelSelector: ManagedLabel + "=true", ResourceVersion: at, AllowWatchBookmarks: true, TimeoutSeconds: &seconds,
+	})
+	if err != nil {
+		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+			return "", nil
+		}
+		return at, err
+	}
+	defer events.Stop()
+	got := false
+	for e := range events.ResultChan() {
+		if e.Type == apiwatch.Error {
+			err := apierrors.FromObject(e.Object)
+			if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+				return "", nil
+			}
+			return at, err
+		}
+		u, ok := e.Object.(*unstructured.Unstructured)
+		if !ok {
+			return at, errors.New("an event without an object")
+		}
+		got, at = true, u.GetResourceVersion()
+		if e.Type != apiwatch.Bookmark {
+			w.c.event(w, w.id(u), u, e.Type == apiwatch.Deleted)
+		}
+	}
+	if !got && ctx.Err() == nil {
+		return at, errors.New("the connection ended without an event") // back off: something refuses us
+	}
+	return at, nil
+}
+
+func version(u *unstructured.Unstructured) uint64 { return parseVersion(u.GetResourceVersion()) }
+
+// parseVersion reads a resourceVersion. Kubernetes orders them as decimal
+// integers; one that is not counts as newest, so that nothing is overlooked.
+func parseVersion(s string) uint64 {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return ^uint64(0)
+	}
+	return n
+}
