@@ -1,6 +1,7 @@
 package git
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 
@@ -13,7 +14,7 @@ import (
 
 // Clone reads the history of a person's own clone. It writes nothing to it.
 type Clone struct {
-	Source
+	src  *Source
 	repo *gogit.Repository
 }
 
@@ -32,8 +33,20 @@ func OpenClone(name, dir string) (*Clone, error) {
 	limits := Limits{}.withDefaults()
 	m := newMirror(filepath.Clean(dir), limits)
 	m.store = st // opened as it is: nothing is made and nothing is cleaned up
-	return &Clone{Source: Source{name: name, limits: limits, mirror: m, turn: make(chan struct{}, 1)}, repo: repo}, nil
+	return &Clone{src: &Source{name: name, limits: limits, mirror: m}, repo: repo}, nil
 }
+
+// Commit returns the raw bytes of a commit object.
+func (c *Clone) Commit(ctx context.Context, id string) ([]byte, error) { return c.src.Commit(ctx, id) }
+
+// ChangedPaths returns the paths that differ between two commits, as
+// [Source.ChangedPaths] does.
+func (c *Clone) ChangedPaths(ctx context.Context, parent, child string) ([]string, error) {
+	return c.src.ChangedPaths(ctx, parent, child)
+}
+
+// Close closes the clone's files.
+func (c *Clone) Close() error { return c.src.mirror.close() }
 
 // Resolve returns the full id of the commit that rev names, as git rev-parse
 // reads it. An unknown one is fault.Invalid.

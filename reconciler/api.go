@@ -1,0 +1,135 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets"
+)
+
+// Overview is the status of everything.
+type Overview struct {
+	Repositories []RepositoryStatus `json:"repositories"`
+	Stacks       []Status           `json:"stacks"`
+}
+
+// Status returns what is known, without I/O.
+func (r *Reconciler) Status() Overview {
+	var o Overview
+	for _, c := range r.Repositories {
+		o.Repositories = append(o.Repositories, r.repository(c.Name).snapshotStatus())
+	}
+	for _, s := range r.all() {
+		o.Stacks = append(o.Stacks, s.snapshotStatus())
+	}
+	return o
+}
+
+// Sync takes the newest commit of every repository once. It is for work without
+// a daemon; the errors of the repositories are joined.
+func (r *Reconciler) Sync(ctx context.Context) error {
+	if err := r.closeDangling(ctx); err != nil {
+		return err
+	}
+	r.resume(ctx)
+	var errs []error
+	for _, c := range r.Repositories {
+		errs = append(errs, r.advance(ctx, r.repository(c.Name)))
+	}
+	return errors.Join(errs...)
+}
+
+// Close waits for entries that are on their way to the ledger and frees what
+// the targets hold. It is for work without a daemon; Run does it itself.
+func (r *Reconciler) Close() {
+	r.late.Wait()
+	r.closeTargets()
+}
+
+func (r *Reconciler) named(name string) (*stack, error) {
+	if s := r.stack(name); s != nil {
+		return s, nil
+	}
+	return nil, fault.New(fault.Invalid, "reconciler", "holdfast status lists the stacks", "there is no stack %q", name)
+}
+
+// Plan runs the pipeline for one stack up to the gate and writes nothing. The
+// proposal says what was reached, also beside an error.
+func (r *Reconciler) Plan(ctx context.Context, name string) (*Proposal, error) {
+	s, err := r.named(name)
+	if err != nil {
+		return nil, err
+	}
+	var p *Proposal
+	err = r.guarded(s, func() error {
+		if err := s.refused(); err != nil {
+			return err
+		}
+		p, err = r.judge(ctx, s)
+		return err
+	})
+	return p, err
+}
+
+// Apply runs the whole pipeline for one stack, whether or not its inputs
+// changed, and waits until it is healthy or ctx ends.
+func (r *Reconciler) Apply(ctx context.Context, name string) (*Proposal, error) {
+	s, err := r.named(name)
+	if err != nil {
+		return nil, err
+	}
+	var p *Proposal
+	err = r.guarded(s, func() error {
+		if err := s.refused(); err != nil {
+			return err
+		}
+		if err := r.dependencies(s); err != nil {
+			return err
+		}
+		if p, err = r.judge(ctx, s); err != nil {
+			return err
+		}
+		if err := r.apply(ctx, s, p); err != nil {
+			return err
+		}
+		return r.stand(ctx, s, p)
+	})
+	if err == nil {
+		err = r.healthy(ctx, s)
+	}
+	r.settle(ctx, s, err)
+	return p, err
+}
+
+// healthy waits for s.
+func (r *Reconciler) healthy(ctx context.Context, s *stack) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := r.guarded(s, func() error { return r.finish(ctx, s) })
+		if err == nil || fault.KindOf(err) != fault.Waiting {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+// Drift compares one stack with the live world now and changes nothing.
+func (r *Reconciler) Drift(ctx context.Context, name string) ([]targets.Finding, error) {
+	s, err := r.named(name)
+	if err != nil {
+		return nil, err
+	}
+	var found []targets.Finding
+	err = r.guarded(s, func() error {
+		found, err = r.compareNow(ctx, s, false)
+		return err
+	})
+	return found, err
+}

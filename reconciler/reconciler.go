@@ -1,0 +1,369 @@
+// Package reconciler owns the loop: which stack is worked on when, and the
+// pipeline from a verified commit to a world that is equal to it.
+//
+// It guarantees that one stack's failure stays with that stack, that a stack is
+// worked on by one worker at a time, that the last verified state goes on being
+// enforced while a newer one is refused or cannot be fetched, and that after a
+// crash dangling intents are found and closed. It refuses to write to the world
+// itself: targets do, with a grant.
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/robfig/cron/v3"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/holdfast-dev/holdfast/drift"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/policy"
+	"github.com/holdfast-dev/holdfast/policy/gate"
+	"github.com/holdfast-dev/holdfast/sources"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// Stack is one stack as the operator granted it.
+type Stack struct {
+	Name        string
+	Environment string
+	Dir         string // folder of the stack file within the snapshot
+	TargetName  string // "kubernetes", "terraform"
+	DependsOn   []string
+	Drift       drift.Rules
+	Schedule    cron.Schedule // of the full comparison
+	Policy      policy.Evaluator
+	// Build makes the stack's target. It is called once, when the stack starts
+	// to run, and not for a stack that is running already.
+	Build func() (targets.Target, error)
+	// Key binds everything that configured the stack. While it stays equal the
+	// running stack is kept.
+	Key string
+	// Err says why the stack cannot run: it does not decode, or the operator's
+	// map denies it. The other fields may then be empty.
+	Err error
+}
+
+// Source is a source that can also read what it fetched before, without network.
+type Source interface {
+	sources.Source
+	Local(ctx context.Context, rev sources.Revision) (*sources.Snapshot, error)
+}
+
+// Repository is one desired-state repository.
+type Repository struct {
+	Name     string
+	Interval time.Duration
+	Source   Source
+	// Authorise proves who authorised the history from one commit (exclusive;
+	// empty: from the anchor) to head, which was first seen at a given time.
+	Authorise func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error)
+	// Discover returns the stacks of a snapshot whose commit was authorised. A
+	// stack that cannot run carries its Err; an error means that nothing could
+	// be discovered at all.
+	Discover func(ctx context.Context, snap *sources.Snapshot) ([]Stack, error)
+}
+
+// Artifacts proves what a rendering names.
+type Artifacts interface {
+	Verify(ctx context.Context, environment string, subjects []verify.Subject) (verify.Report, map[string]verify.Subject, error)
+}
+
+// Ledger is where decisions and changes are recorded.
+type Ledger interface {
+	gate.Ledger
+	DanglingIntents(ctx context.Context) ([]ledger.Numbered, error)
+}
+
+// Config is what a Reconciler works with. All fields are required.
+type Config struct {
+	Repositories []Repository
+	Artifacts    Artifacts
+	Gate         *gate.Gate
+	Ledger       Ledger
+	StateDir     string // folder of the reconciler's own state
+	Workers      int
+	Log          *slog.Logger
+	Metrics      prometheus.Registerer
+	// Scrub masks secrets in a text before it is logged, shown or recorded.
+	Scrub func(string) string
+}
+
+// Validate reports what is missing.
+func (c Config) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("reconciler: no %s", what))
+		}
+	}
+	need(len(c.Repositories) > 0, "repositories")
+	need(c.Artifacts != nil, "artifact verifier")
+	need(c.Gate != nil, "gate")
+	need(c.Ledger != nil, "ledger")
+	need(c.StateDir != "", "state folder")
+	need(c.Workers > 0, "workers")
+	need(c.Log != nil, "logger")
+	need(c.Metrics != nil, "metrics registry")
+	need(c.Scrub != nil, "scrubber")
+	return errors.Join(errs...)
+}
+
+// Reconciler is the loop.
+type Reconciler struct {
+	Config
+	metrics *metrics
+	state   stateDir
+
+	mu     sync.Mutex // guards the maps, not what they hold
+	repos  map[string]*repository
+	stacks map[string]*stack
+
+	queue   workqueue.TypedDelayingInterface[request]
+	repairs workqueue.TypedInterface[string]
+	late    sync.WaitGroup // ledger entries that nobody waits for
+	life    context.Context
+	watch   *errgroup.Group // observers
+}
+
+// request names a unit of work; it holds no state.
+type request struct {
+	kind requestKind
+	name string
+}
+
+type requestKind int
+
+const (
+	pollRepository requestKind = iota
+	reconcileStack
+	compareStack // full comparison with the live world, by schedule
+)
+
+// New returns a Reconciler. It does no I/O.
+func New(c Config) (*Reconciler, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(c.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reconciler{
+		Config:  c,
+		metrics: m,
+		state:   stateDir(c.StateDir),
+		repos:   map[string]*repository{},
+		stacks:  map[string]*stack{},
+	}
+	for _, repo := range c.Repositories {
+		r.repos[repo.Name] = &repository{Repository: repo}
+	}
+	return r, nil
+}
+
+// Run works until ctx ends. It goes on from what was verified and granted
+// before the last stop, without network, and only then looks for news.
+func (r *Reconciler) Run(ctx context.Context) error {
+	if err := r.closeDangling(ctx); err != nil {
+		return err
+	}
+	watch, life := errgroup.WithContext(ctx)
+	r.watch, r.life = watch, life
+	r.queue = workqueue.NewTypedDelayingQueue[request]()
+	r.repairs = workqueue.NewTyped[string]()
+	r.resume(ctx)
+
+	var workers sync.WaitGroup
+	for range r.Workers {
+		workers.Go(func() { r.work(life) })
+	}
+	for range repairWorkers {
+		workers.Go(func() { r.workRepairs(life) })
+	}
+	for name := range r.repos {
+		r.queue.Add(request{pollRepository, name})
+	}
+	<-ctx.Done()
+	r.queue.ShutDown()
+	r.repairs.ShutDown()
+	workers.Wait()
+	err := watch.Wait()
+	r.late.Wait()
+	r.closeTargets()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// work takes requests until the queue shuts down. A panic while working on one
+// stack is that stack's failure.
+func (r *Reconciler) work(ctx context.Context) {
+	for {
+		req, down := r.queue.Get()
+		if down {
+			return
+		}
+		again := r.handle(ctx, req)
+		r.queue.Done(req)
+		if again > 0 && ctx.Err() == nil {
+			r.queue.AddAfter(req, again)
+		}
+	}
+}
+
+// handle does one request and returns when to do it again; 0 is not by itself.
+func (r *Reconciler) handle(ctx context.Context, req request) (again time.Duration) {
+	if req.kind == pollRepository {
+		return r.poll(ctx, r.repository(req.name))
+	}
+	s := r.stack(req.name)
+	if s == nil { // gone since it was queued
+		return 0
+	}
+	if req.kind == compareStack {
+		err := r.guarded(s, func() error { return r.compare(ctx, s) })
+		if err != nil {
+			r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("error", r.Scrub(err.Error())))
+		}
+		return s.untilCompare(time.Now())
+	}
+	err := r.guarded(s, func() error { return r.reconcile(ctx, s) })
+	return r.settle(ctx, s, err)
+}
+
+// guarded runs f for s and turns a panic into an error (invariant 3).
+func (r *Reconciler) guarded(s *stack, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.New(fault.Internal, "reconciler", "report this with the log", "panic: %v", p)
+		}
+		err = fault.WithStack(s.Name, err)
+	}()
+	s.work.Lock()
+	defer s.work.Unlock()
+	return f()
+}
+
+// settle notes the outcome of a reconciliation and returns when to try again:
+// the kind of the error decides.
+func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Duration {
+	if ctx.Err() != nil {
+		return 0
+	}
+	kind := fault.KindOf(err)
+	changed := s.settle(err, r.Scrub)
+	r.metrics.settled(s, err)
+	switch {
+	case err == nil:
+		r.wake(s.Name)
+		return 0
+	case !changed:
+	case kind == fault.Denied || kind == fault.Invalid:
+		r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Stack: s.Name, Environment: s.Environment, Revision: s.revisionString(), Outcome: kind.String(), Note: r.Scrub(err.Error())}, nil)
+		fallthrough
+	default:
+		level := slog.LevelWarn
+		if kind == fault.Waiting {
+			level = slog.LevelInfo
+		}
+		r.Log.Log(ctx, level, "not reconciled", slog.String("stack", s.Name), slog.String("kind", kind.String()),
+			slog.String("op", fault.OpOf(err)), slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
+	}
+	switch kind {
+	case fault.Waiting:
+		return s.backoff(500*time.Millisecond, 15*time.Second)
+	case fault.Denied, fault.Invalid:
+		return 0
+	default:
+		return s.backoff(time.Second, 5*time.Minute)
+	}
+}
+
+// wake queues the stacks that depend on name.
+func (r *Reconciler) wake(name string) {
+	if r.queue == nil { // nothing runs by itself
+		return
+	}
+	for _, s := range r.all() {
+		if slices.Contains(s.DependsOn, name) && !s.settled() {
+			r.queue.Add(request{reconcileStack, s.Name})
+		}
+	}
+}
+
+func (r *Reconciler) repository(name string) *repository {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.repos[name]
+}
+
+func (r *Reconciler) stack(name string) *stack {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stacks[name]
+}
+
+// all returns the stacks in name order.
+func (r *Reconciler) all() []*stack {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*stack, 0, len(r.stacks))
+	for _, s := range r.stacks {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b *stack) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// closeDangling closes the intents that a crash left open. What they meant to
+// do is done again, or not needed any more: the stacks are reconciled anyway.
+func (r *Reconciler) closeDangling(ctx context.Context) error {
+	open, err := r.Ledger.DanglingIntents(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range open {
+		_, err := r.Ledger.Append(ctx, ledger.Entry{
+			Type: ledger.Applied, Stack: n.Entry.Stack, Environment: n.Entry.Environment, Revision: n.Entry.Revision,
+			Intent: &n.Index, Outcome: "abandoned", Note: "the daemon stopped before it could record the result; the stack is reconciled again",
+		}, nil)
+		if err != nil {
+			return err
+		}
+		if err := r.state.forget(n.Entry.Stack); err != nil {
+			return err
+		}
+		r.Log.WarnContext(ctx, "closed a dangling intent", slog.String("stack", n.Entry.Stack), slog.Uint64("intent", uint64(n.Index)))
+	}
+	return nil
+}
+
+// recordLater appends e without waiting for it to be durable. Intents do not
+// come this way: the gate waits for them.
+func (r *Reconciler) recordLater(ctx context.Context, e ledger.Entry, bodies map[string][]byte) {
+	ctx = context.WithoutCancel(ctx)
+	r.late.Go(func() {
+		if _, err := r.Ledger.Append(ctx, e, bodies); err != nil {
+			r.metrics.ledgerErrors.Inc()
+			r.Log.ErrorContext(ctx, "entry not recorded", slog.String("type", string(e.Type)), slog.String("stack", e.Stack), slog.String("error", err.Error()))
+		}
+	})
+}
+
+func (r *Reconciler) closeTargets() {
+	for _, s := range r.all() {
+		s.close()
+	}
+}
