@@ -1,0 +1,82 @@
+# Holdfast. `make help` lists the targets. All that is needed is Go and git:
+# what the demo and the tests run against is built here, pinned by hack/*/go.mod,
+# once, and kept in $(TOOLS).
+
+SHELL       := /bin/sh
+GO          ?= go
+export CGO_ENABLED := 0
+export GOTOOLCHAIN := local
+TOOLS       ?= $(or $(HOLDFAST_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast/tools)
+export HOLDFAST_TOOLS := $(TOOLS)
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+PACKAGES    ?= ./...
+FUZZTIME    ?= 20s
+BENCH       ?= 100,500
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-race fuzz bench lint tools clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/holdfast
+	@echo "build: bin/holdfast (a few minutes the first time: its libraries are large)"
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+demo: tools build ## set everything up on loopback and tell the whole story
+	@bin/holdfast demo
+
+test: tools ## run every test on real parts
+	@echo "test: $(PACKAGES)"
+	@$(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+test-race: tools ## run the tests with the race detector (needs a C compiler)
+	@CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(PACKAGES)
+
+fuzz: ## fuzz every parser for FUZZTIME (20s)
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6- | sort -u); do \
+	    echo "fuzz: $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+	  done; done
+
+bench: tools build ## measure on the real control plane, beside the floor; BENCH=100,500
+	@$(GO) run ./internal/bench -apps $(BENCH) -holdfast bin/holdfast
+
+lint: $(TOOLS)/golangci-lint ## run the linters of .golangci.yml
+	@$(TOOLS)/golangci-lint run --timeout 15m $(PACKAGES)
+
+# --- what the demo and the tests run against ---------------------------------
+
+TOOL_NAMES := controlplane kwok terraform-provider-local terraform-provider-time tofu conftest
+
+tools: $(addprefix $(TOOLS)/,$(TOOL_NAMES)) ## build the control plane, OpenTofu, providers, conftest (once, some minutes)
+
+controlplane_PKG             := .
+kwok_PKG                     := sigs.k8s.io/kwok/cmd/kwok
+terraform-provider-local_PKG := ./local
+terraform-provider-time_PKG  := github.com/hashicorp/terraform-provider-time
+tofu_PKG                     := github.com/opentofu/opentofu/cmd/tofu
+conftest_PKG                 := github.com/open-policy-agent/conftest
+golangci-lint_PKG            := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(TOOLS)/controlplane: hack/controlplane/go.mod hack/controlplane/go.sum $(wildcard hack/controlplane/*.go)
+$(TOOLS)/kwok: hack/kwok/go.mod hack/kwok/go.sum
+$(TOOLS)/terraform-provider-local: hack/providers/go.mod hack/providers/go.sum hack/providers/local/main.go
+$(TOOLS)/terraform-provider-time: hack/providers/go.mod hack/providers/go.sum
+$(TOOLS)/tofu: hack/tofu/go.mod hack/tofu/go.sum
+$(TOOLS)/conftest: hack/conftest/go.mod hack/conftest/go.sum
+$(TOOLS)/golangci-lint: hack/lint/go.mod hack/lint/go.sum
+
+# A tool is built again when the content of its module changed, not when a clone
+# gave its files a new date: the name of the stamp is a hash of the content.
+$(TOOLS)/%:
+	@mkdir -p $(TOOLS)/.stamps
+	@sum=$$(cat $^ | git hash-object --stdin); stamp=$(TOOLS)/.stamps/$*-$$sum; \
+	if [ -x $@ ] && [ -e $$stamp ]; then touch $@; else \
+	  start=$$(date +%s); echo "tools: building $* ..."; \
+	  (cd $(dir $<) && $(GO) build -trimpath -ldflags='-s -w' -o $@.new $($*_PKG)) && mv $@.new $@ && touch $$stamp && \
+	  echo "tools: built $* in $$(( $$(date +%s) - start )) s"; fi
+
+clean: ## remove what was built here; the tools in $(TOOLS) stay
+	@rm -rf bin dist

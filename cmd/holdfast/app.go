@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/klog/v2"
+
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/internal/mask"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/policy/gate"
+	"github.com/holdfast-dev/holdfast/reconciler"
+)
+
+// app is everything that one operator's file describes, wired together.
+type app struct {
+	cfg        *config.Loaded
+	log        *slog.Logger
+	secrets    *secrets
+	ledger     *ledger.Ledger
+	registry   *prometheus.Registry
+	targets    *targetSet
+	reconciler *reconciler.Reconciler
+}
+
+// newApp opens the state directory, which locks it, and wires everything up. It
+// starts nothing.
+func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets) (*app, error) {
+	a := &app{cfg: cfg, log: log, secrets: sec, registry: prometheus.NewRegistry()}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fault.New(fault.Invalid, "holdfast", "make stateDir writable for the daemon's user", "state directory: %w", err)
+	}
+	if err := sec.open(filepath.Join(cfg.StateDir, "mask.key"), cfg); err != nil {
+		return nil, err
+	}
+	if err := sec.load(cfg); err != nil {
+		return nil, err
+	}
+	var err error
+	if a.ledger, err = openLedger(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := a.wire(ctx); err != nil {
+		return nil, errors.Join(err, a.ledger.Close())
+	}
+	return a, nil
+}
+
+func (a *app) wire(ctx context.Context) error {
+	artifacts, err := newArtifacts(a.cfg)
+	if err != nil {
+		return err
+	}
+	policies, err := newPolicies(ctx, a.cfg)
+	if err != nil {
+		return err
+	}
+	if a.targets, err = newTargetSet(a.cfg, a.secrets, a.log, a.registry); err != nil {
+		return err
+	}
+	var repos []reconciler.Repository
+	for i := range a.cfg.Repositories {
+		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies)
+		if err != nil {
+			return err
+		}
+		repos = append(repos, repo)
+	}
+	a.reconciler, err = reconciler.New(reconciler.Config{
+		Repositories: repos,
+		Artifacts:    artifacts,
+		Gate:         gate.New(a.ledger, gate.Limits{MaxDeletes: a.cfg.Limits.MaxDeletes}),
+		Ledger:       a.ledger,
+		StateDir:     filepath.Join(a.cfg.StateDir, "reconciler"),
+		Workers:      a.cfg.Workers,
+		Log:          a.log,
+		Metrics:      a.registry,
+		Scrub:        a.secrets.scrub,
+	})
+	return err
+}
+
+// started records that the daemon starts, and with which configuration.
+func (a *app) started(ctx context.Context) error {
+	self, err := selfDigest()
+	if err != nil {
+		return err
+	}
+	note := fmt.Sprintf("holdfast %s, binary sha256:%s", version, self)
+	if _, err := a.ledger.Append(ctx, ledger.Entry{Type: ledger.Started, Note: note}, nil); err != nil {
+		return err
+	}
+	_, err = a.ledger.Append(ctx, ledger.Entry{Type: ledger.Configuration, Note: a.cfg.Digest.String()}, nil)
+	return err
+}
+
+func (a *app) close() error {
+	a.reconciler.Close()
+	return a.ledger.Close()
+}
+
+// selfDigest returns the SHA-256 of the running binary in hex.
+func selfDigest() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("digest of the binary: %w", err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("digest of the binary: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("digest of the binary: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// secrets masks. It is made before the log, which needs it, and gets its keys
+// and values when the configuration is known.
+type secrets struct {
+	raw  []byte
+	root *mask.Masker
+	envs map[string]*mask.Masker
+}
+
+// open reads the key that masks are made with, or makes one.
+func (s *secrets) open(path string, cfg *config.Loaded) error {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, 32)
+		if _, err := rand.Read(key); err != nil {
+			return fmt.Errorf("mask key: %w", err)
+		}
+		err = os.WriteFile(path, key, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("mask key: %w", err)
+	}
+	return s.use(key, cfg)
+}
+
+// use sets the key.
+func (s *secrets) use(key []byte, cfg *config.Loaded) error {
+	root, err := mask.New(key)
+	if err != nil {
+		return err
+	}
+	s.raw, s.root, s.envs = key, root, map[string]*mask.Masker{}
+	for _, e := range cfg.Environments {
+		s.envs[e.Name] = root.Derive("environment " + e.Name)
+	}
+	return nil
+}
+
+// load registers the values of every secret file that the configuration names.
+func (s *secrets) load(cfg *config.Loaded) error {
+	var files []string
+	for _, r := range cfg.Repositories {
+		if r.Auth != nil {
+			files = append(files, r.Auth.TokenFile, r.Auth.SSHKeyFile)
+		}
+	}
+	for _, r := range cfg.Registries {
+		files = append(files, r.PasswordFile)
+	}
+	for _, e := range cfg.Environments {
+		if e.Terraform == nil {
+			continue
+		}
+		for _, set := range e.Terraform.Credentials {
+			for _, f := range set {
+				files = append(files, f)
+			}
+		}
+	}
+	for _, f := range files {
+		if f == "" {
+			continue
+		}
+		v, err := readSecret(f)
+		if err != nil {
+			return err
+		}
+		s.root.Register(v)
+	}
+	return nil
+}
+
+// environment returns the masker of one environment.
+func (s *secrets) environment(name string) *mask.Masker { return s.envs[name] }
+
+// key derives a key for one purpose from the state directory's key.
+func (s *secrets) key(purpose string) []byte {
+	h := hmac.New(sha256.New, s.raw)
+	h.Write([]byte("key\x00" + purpose))
+	return h.Sum(nil)
+}
+
+// scrub masks every secret that is known by now.
+func (s *secrets) scrub(text string) string {
+	if s.root == nil {
+		return text
+	}
+	text = s.root.Scrub(text)
+	for _, m := range s.envs {
+		text = m.Scrub(text)
+	}
+	return text
+}
+
+// readSecret reads a secret from a file, without the newline that editors add.
+func readSecret(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fault.New(fault.Invalid, "holdfast", "create the file, readable for the daemon's user only", "secret: %w", err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
+}
+
+// newLogger logs to w, as text on a terminal and as JSON elsewhere, and masks
+// every attribute on its way out.
+func newLogger(w io.Writer, format string, level slog.Level, sec *secrets) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		switch a.Value.Kind() {
+		case slog.KindString:
+			a.Value = slog.StringValue(sec.scrub(a.Value.String()))
+		case slog.KindAny:
+			if err, ok := a.Value.Any().(error); ok {
+				a.Value = slog.StringValue(sec.scrub(err.Error()))
+			}
+		case slog.KindDuration:
+			a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
+		}
+		return a
+	}}
+	var h slog.Handler = slog.NewJSONHandler(w, o)
+	if format == "text" {
+		h = slog.NewTextHandler(w, o)
+	}
+	log := slog.New(h)
+	// Libraries that log by themselves get the same masks.
+	slog.SetDefault(log)
+	klog.SetSlogLogger(log)
+	return log
+}

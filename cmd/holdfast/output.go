@@ -1,0 +1,190 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dev/holdfast/policy"
+	"github.com/holdfast-dev/holdfast/reconciler"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// outputFlag adds -o to c.
+func outputFlag(c *cobra.Command, output *string) {
+	c.Flags().StringVarP(output, "output", "o", "text", "text or json")
+	inner := c.PreRunE
+	c.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if *output != "text" && *output != "json" {
+			return usageError{fmt.Errorf("-o %s: want text or json", *output)}
+		}
+		if inner != nil {
+			return inner(cmd, args)
+		}
+		return nil
+	}
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// table prints rows in aligned columns.
+func table(w io.Writer, rows ...[]string) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	if err := tw.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+func short(id string) string { return id[:min(len(id), 12)] }
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s
+}
+
+var actionSign = map[plan.Action]string{plan.Create: "+", plan.Update: "~", plan.Replace: "±", plan.Delete: "-"}
+
+func printPlan(w io.Writer, p plan.Plan) {
+	for _, c := range p.Changes {
+		fmt.Fprintf(w, "%s %s", actionSign[c.Action], c.ID)
+		if c.Reason != "" {
+			fmt.Fprintf(w, "  (%s)", c.Reason)
+		}
+		if c.Source != "" {
+			fmt.Fprintf(w, "  %s", c.Source)
+		}
+		fmt.Fprintln(w)
+		if c.Action == plan.Update || c.Action == plan.Replace {
+			printFields(w, c.Fields)
+		}
+	}
+	if p.Empty() {
+		fmt.Fprintln(w, "No changes: the world is as declared.")
+		return
+	}
+	fmt.Fprintf(w, "Plan: %s.\n", p.Summary())
+}
+
+func printFields(w io.Writer, fields []plan.Field) {
+	for _, f := range fields {
+		fmt.Fprintf(w, "    %s: %s → %s\n", f.Path, clip(orNothing(f.From)), clip(orNothing(f.To)))
+	}
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "(absent)"
+	}
+	return s
+}
+
+// clip shortens a value to what fits beside its path.
+func clip(s string) string {
+	const most = 120
+	r := []rune(s)
+	if len(r) <= most {
+		return s
+	}
+	return string(r[:most]) + "…"
+}
+
+func printEvidence(w io.Writer, e verify.Evidence) {
+	verdict := "ok"
+	if !e.Verified() {
+		verdict = "DENIED"
+	}
+	fmt.Fprintf(w, "%-6s  %s", verdict, e.Subject.Pinned())
+	if e.Rule != "" {
+		fmt.Fprintf(w, "  (rule %s)", e.Rule)
+	}
+	fmt.Fprintln(w)
+	for _, c := range e.Checks {
+		sign := "✓"
+		if !c.OK {
+			sign = "✗"
+		}
+		fmt.Fprintf(w, "    %s %s", sign, c.Name)
+		if c.Found != "" {
+			fmt.Fprintf(w, ": %s", c.Found)
+		}
+		if !c.OK && c.Want != "" {
+			fmt.Fprintf(w, "; want %s", c.Want)
+		}
+		fmt.Fprintln(w)
+		for line := range strings.Lines(c.Detail) {
+			fmt.Fprintf(w, "        %s\n", strings.TrimRight(line, "\n"))
+		}
+	}
+}
+
+func printDecision(w io.Writer, d *policy.Decision) {
+	if d == nil {
+		return
+	}
+	for _, r := range d.Results {
+		where := r.File
+		if r.Line > 0 {
+			where = fmt.Sprintf("%s:%d", r.File, r.Line)
+		}
+		fmt.Fprintf(w, "%-9s  %s: %s  %s\n", r.Level, r.Namespace, r.Message, where)
+	}
+}
+
+func printFindings(w io.Writer, found []targets.Finding) {
+	for _, f := range found {
+		fmt.Fprintf(w, "%s  %s", f.Class, f.ID)
+		if f.Actor != "" {
+			fmt.Fprintf(w, "  by %s", f.Actor)
+		}
+		if !f.Since.IsZero() {
+			fmt.Fprintf(w, "  since %s", f.Since.Format(time.RFC3339))
+		}
+		fmt.Fprintln(w)
+		for _, field := range f.Fields {
+			fmt.Fprintf(w, "    %s: is %s, should be %s\n", field.Path, clip(orNothing(field.From)), clip(orNothing(field.To)))
+		}
+	}
+}
+
+func printStatus(w io.Writer, o reconciler.Overview) error {
+	rows := [][]string{{"REPOSITORY", "VERIFIED", "HEAD", "MESSAGE"}}
+	for _, r := range o.Repositories {
+		rows = append(rows, []string{r.Name, dash(short(r.Verified)), dash(short(r.Head)), firstLine(r.Message)})
+	}
+	if err := table(w, rows...); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	rows = [][]string{{"STACK", "ENVIRONMENT", "TARGET", "PHASE", "APPLIED", "SINCE", "MESSAGE"}}
+	for _, s := range o.Stacks {
+		rows = append(rows, []string{s.Stack, dash(s.Environment), dash(s.Target), string(s.Phase), dash(short(s.Applied)),
+			time.Since(s.Since).Round(time.Second).String(), clip(firstLine(s.Message))})
+	}
+	return table(w, rows...)
+}

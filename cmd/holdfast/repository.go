@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/drift"
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/reconciler"
+	"github.com/holdfast-dev/holdfast/sources"
+	"github.com/holdfast-dev/holdfast/sources/git"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/commit"
+)
+
+// maxStacks is how many stack files one repository may hold.
+const maxStacks = 20_000
+
+func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet) (reconciler.Repository, error) {
+	src, err := newGitSource(rc, cfg.StateDir)
+	if err != nil {
+		return reconciler.Repository{}, err
+	}
+	verifier, err := newCommitVerifier(rc)
+	if err != nil {
+		return reconciler.Repository{}, err
+	}
+	d := &discoverer{repo: rc.Name, cfg: cfg, targets: ts, policies: ps}
+	return reconciler.Repository{
+		Name:     rc.Name,
+		Interval: time.Duration(rc.Interval),
+		Source:   src,
+		Authorise: func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error) {
+			return verifier.Verify(ctx, src, from, head, seen)
+		},
+		Discover: d.discover,
+	}, nil
+}
+
+func newGitSource(rc *config.Repository, stateDir string) (*git.Source, error) {
+	c := git.Config{
+		Name: rc.Name, URL: rc.URL, Branch: rc.Branch,
+		Dir:    filepath.Join(stateDir, "git", rc.Name),
+		Limits: git.Limits{Bytes: rc.Limits.Bytes, File: rc.Limits.FileBytes, Files: rc.Limits.Files, PathLength: rc.Limits.PathLength},
+	}
+	if a := rc.Auth; a != nil {
+		c.Auth.Username = a.Username
+		c.Auth.KnownHosts = a.KnownHostsFile
+		if a.TokenFile != "" {
+			c.Auth.Password = func() (string, error) { return readSecret(a.TokenFile) }
+		}
+		if a.SSHKeyFile != "" {
+			c.Auth.SSHKey = func() ([]byte, error) { return os.ReadFile(a.SSHKeyFile) }
+		}
+		if a.CAFile != "" {
+			ca, err := os.ReadFile(a.CAFile)
+			if err != nil {
+				return nil, fault.New(fault.Invalid, "holdfast", "", "repository %s: caFile: %w", rc.Name, err)
+			}
+			c.Auth.CA = ca
+		}
+	}
+	return git.New(c)
+}
+
+func newCommitVerifier(rc *config.Repository) (*commit.Verifier, error) {
+	c := commit.Config{Repository: rc.Name, Anchor: rc.Anchor}
+	for _, s := range rc.Commits.Signers {
+		signer := commit.Signer{Name: s.Name}
+		if s.NotBefore != nil {
+			signer.NotBefore = s.NotBefore.Time
+		}
+		if s.NotAfter != nil {
+			signer.NotAfter = s.NotAfter.Time
+		}
+		if s.AllowedSignersFile != "" {
+			b, err := os.ReadFile(s.AllowedSignersFile)
+			if err != nil {
+				return nil, fault.New(fault.Invalid, "holdfast", "", "signer %s: %w", s.Name, err)
+			}
+			if signer.SSH, err = commit.ParseAllowedSigners(s.AllowedSignersFile, b); err != nil {
+				return nil, err
+			}
+		}
+		if s.OpenPGPKeyFile != "" {
+			b, err := os.ReadFile(s.OpenPGPKeyFile)
+			if err != nil {
+				return nil, fault.New(fault.Invalid, "holdfast", "", "signer %s: %w", s.Name, err)
+			}
+			signer.OpenPGP = [][]byte{b}
+		}
+		c.Signers = append(c.Signers, signer)
+	}
+	for _, r := range rc.Commits.Rules {
+		c.Rules = append(c.Rules, commit.Rule{Paths: r.Paths, Signers: r.Signers})
+	}
+	return commit.New(c)
+}
+
+// discoverer finds the stacks of one repository.
+type discoverer struct {
+	repo     string
+	cfg      *config.Loaded
+	targets  *targetSet
+	policies *policySet
+
+	mu     sync.Mutex
+	parsed map[string]parsedStack // by path
+}
+
+type parsedStack struct {
+	id    string // content id of the file
+	stack *config.Stack
+	err   error
+}
+
+// discover walks the snapshot for stack files.
+func (d *discoverer) discover(ctx context.Context, snap *sources.Snapshot) ([]reconciler.Stack, error) {
+	var out []reconciler.Stack
+	parsed := map[string]parsedStack{}
+	err := fs.WalkDir(snap.FS, ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if e.IsDir() || path.Base(p) != config.StackFile {
+			return nil
+		}
+		if len(out) == maxStacks {
+			return fault.New(fault.Invalid, "holdfast.discover", "split the repository", "more than %d stack files", maxStacks)
+		}
+		ps := d.parse(snap.FS, p)
+		parsed[p] = ps
+		out = append(out, d.build(path.Dir(p), ps))
+		return nil
+	})
+	d.mu.Lock()
+	d.parsed = parsed
+	d.mu.Unlock()
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "holdfast.discover", "", fmt.Errorf("repository %s: %w", d.repo, err))
+	}
+	return out, nil
+}
+
+// parse decodes a stack file, or remembers what it decoded to.
+func (d *discoverer) parse(fsys fs.FS, p string) parsedStack {
+	var id string
+	if ids, ok := fsys.(sources.Identified); ok {
+		if got, err := ids.ContentID(p); err == nil {
+			id = got
+		}
+	}
+	d.mu.Lock()
+	old, ok := d.parsed[p]
+	d.mu.Unlock()
+	if ok && id != "" && old.id == id {
+		return old
+	}
+	b, err := fs.ReadFile(fsys, p)
+	if err != nil {
+		return parsedStack{id: id, err: err}
+	}
+	s, err := config.ParseStack(p, b)
+	return parsedStack{id: id, stack: s, err: err}
+}
+
+// build turns a request into a stack as the operator's map grants it.
+func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
+	if ps.err != nil {
+		return reconciler.Stack{Name: d.repo + "/" + dir, Dir: dir, Err: ps.err}
+	}
+	s := ps.stack
+	out := reconciler.Stack{
+		Name: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, DependsOn: s.Spec.DependsOn,
+		TargetName: "kubernetes", Key: stackKey(d.repo, dir, s, d.cfg.Digest),
+	}
+	spec := d.cfg.Drift.KubernetesSchedule
+	if s.Spec.Terraform != nil {
+		out.TargetName, spec = "terraform", d.cfg.Drift.TerraformSchedule
+	}
+	perm, err := d.cfg.Permit(d.repo, dir, s, time.Now())
+	if err != nil {
+		out.Err = err
+		return out
+	}
+	if s.Spec.Drift.Schedule != "" {
+		spec = s.Spec.Drift.Schedule
+	}
+	var errs []error
+	out.Schedule, err = drift.ParseSchedule(spec)
+	errs = append(errs, err)
+	out.Drift = drift.Rules{Mode: drift.Mode(perm.DriftMode)}
+	for _, ig := range s.Spec.Drift.Ignore {
+		out.Drift.Ignore = append(out.Drift.Ignore, drift.Ignore{Kind: ig.Kind, Name: ig.Name, Path: ig.Path, Until: ig.Until.Time, Reason: ig.Reason})
+	}
+	out.Policy, err = d.policies.evaluator(s.Spec.Environment, out.TargetName)
+	errs = append(errs, err)
+	out.Build = func() (targets.Target, error) { return d.targets.build(out.TargetName, dir, s, perm) }
+	out.Err = errors.Join(errs...)
+	return out
+}
+
+// stackKey binds everything that configures a stack: its own file, where it is,
+// and the operator's file.
+func stackKey(repo, dir string, s *config.Stack, operator digest.Digest) string {
+	b, err := json.Marshal(struct {
+		Repo, Dir string
+		Stack     *config.Stack
+		Operator  digest.Digest
+	}{repo, dir, s, operator})
+	if err != nil { // plain data
+		panic("holdfast: " + err.Error())
+	}
+	return digest.FromBytes(b).String()
+}
+
+// joinDir resolves a path of a stack file against its folder. The result may
+// lie outside that folder, never outside the repository.
+func joinDir(dir, p string) (string, error) {
+	joined := path.Join(dir, p)
+	if joined == ".." || strings.HasPrefix(joined, "../") || path.IsAbs(p) {
+		return "", fault.New(fault.Invalid, "holdfast.build", "name a path inside the repository", "%q leaves the repository", p)
+	}
+	return joined, nil
+}

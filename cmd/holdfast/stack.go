@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/reconciler"
+)
+
+// defaultConfig is where a command looks for the operator's file without -c.
+const defaultConfig = "/etc/holdfast/holdfast.yaml"
+
+// stackFlags are those of the commands that ask the daemon, or work alone.
+type stackFlags struct {
+	config, output string
+	verbose        bool
+}
+
+func (f *stackFlags) add(c *cobra.Command) *cobra.Command {
+	c.Flags().StringVarP(&f.config, "config", "c", defaultConfig, "operator's file: names the daemon's socket, and what to work with when no daemon runs")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log to stderr when no daemon runs")
+	outputFlag(c, &f.output)
+	return c
+}
+
+// ask asks the daemon. Without one the command works alone, under the lock of
+// the state directory.
+func (f *stackFlags) ask(cmd *cobra.Command, verb, stack string) (reply, error) {
+	ctx := cmd.Context()
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		return reply{}, err
+	}
+	method := http.MethodPost
+	if verb == "status" {
+		method = http.MethodGet
+	}
+	out, running, err := call(ctx, cfg.Listen.Socket, method, verb, stack)
+	if running || err != nil {
+		return out, err
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "holdfast: no daemon answers on "+cfg.Listen.Socket+"; working alone")
+	sec := &secrets{}
+	w := io.Discard
+	if f.verbose {
+		w = cmd.ErrOrStderr()
+	}
+	return alone(ctx, cfg, newLogger(w, "text", slog.LevelInfo, sec), sec, verb, stack)
+}
+
+// alone opens the state directory, takes the newest commits and does one command.
+func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets, verb, stack string) (out reply, err error) {
+	a, err := newApp(ctx, cfg, log, sec)
+	if errors.Is(err, ledger.ErrLocked) {
+		return reply{}, fault.Wrap(fault.Waiting, "holdfast", "ask the daemon through its socket, or stop it", err)
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	defer func() { err = errors.Join(err, a.close()) }()
+	ctx, stop := context.WithCancel(ctx)
+	shared := make(chan error, 1)
+	go func() { shared <- a.targets.run(ctx) }()
+	defer func() { stop(); <-shared }()
+	syncErr := a.reconciler.Sync(ctx)
+	if len(a.reconciler.Status().Stacks) == 0 && syncErr != nil {
+		return reply{}, syncErr
+	}
+	out = a.do(ctx, verb, stack)
+	if out.Error == nil {
+		out.Error = newReplyError(syncErr, sec.scrub)
+	}
+	return out, nil
+}
+
+func newPlan() *cobra.Command {
+	var f stackFlags
+	c := &cobra.Command{
+		Use: "plan STACK", Short: "Show what would change and whether it would be allowed", Args: cobra.ExactArgs(1),
+		Long: "Verify, render, judge and plan one stack at the newest commit, and write nothing.\nExit code 4: there are changes; 3: they are denied.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out, err := f.ask(cmd, "plan", args[0])
+			if err != nil {
+				return err
+			}
+			if err := f.proposal(cmd, out); err != nil {
+				return err
+			}
+			if out.Proposal != nil && !out.Proposal.Plan.Empty() {
+				return errChanges
+			}
+			return nil
+		},
+	}
+	return f.add(c)
+}
+
+func newApply() *cobra.Command {
+	var f stackFlags
+	c := &cobra.Command{
+		Use: "apply STACK", Short: "Bring one stack to the newest verified commit now", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out, err := f.ask(cmd, "apply", args[0])
+			if err != nil {
+				return err
+			}
+			return f.proposal(cmd, out)
+		},
+	}
+	return f.add(c)
+}
+
+// proposal prints a proposal and returns the error that came with it.
+func (f *stackFlags) proposal(cmd *cobra.Command, out reply) error {
+	w := cmd.OutOrStdout()
+	if f.output == "json" {
+		if err := printJSON(w, out); err != nil {
+			return err
+		}
+		return out.Error.err()
+	}
+	if p := out.Proposal; p != nil {
+		for _, e := range p.Report.Evidence {
+			printEvidence(w, e)
+		}
+		printDecision(w, p.Rendered)
+		printDecision(w, p.Planned)
+		if p.Plan.Stack != "" {
+			printPlan(w, p.Plan)
+		}
+	}
+	return out.Error.err()
+}
+
+func newDrift() *cobra.Command {
+	var f stackFlags
+	c := &cobra.Command{
+		Use: "drift [STACK]", Short: "Compare with the live world now, and change nothing", Args: cobra.MaximumNArgs(1),
+		Long: "Compare one stack, or all, with the live world and print what differs from what\nwas granted. Exit code 4: something does.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out, err := f.ask(cmd, "drift", optional(args))
+			if err != nil {
+				return err
+			}
+			if f.output == "json" {
+				if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+					return err
+				}
+			} else {
+				printFindings(cmd.OutOrStdout(), out.Findings)
+			}
+			if out.Error != nil {
+				return out.Error.err()
+			}
+			if len(out.Findings) > 0 {
+				return errChanges
+			}
+			if f.output == "text" {
+				fmt.Fprintln(cmd.OutOrStdout(), "No drift.")
+			}
+			return nil
+		},
+	}
+	return f.add(c)
+}
+
+func newStatus() *cobra.Command {
+	var f stackFlags
+	c := &cobra.Command{
+		Use: "status [STACK]", Short: "Show where every stack stands", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out, err := f.ask(cmd, "status", "")
+			if err != nil {
+				return err
+			}
+			if out.Overview == nil {
+				return out.Error.err()
+			}
+			o := *out.Overview
+			if name := optional(args); name != "" {
+				return f.one(cmd, o, name)
+			}
+			if f.output == "json" {
+				return printJSON(cmd.OutOrStdout(), o)
+			}
+			return printStatus(cmd.OutOrStdout(), o)
+		},
+	}
+	return f.add(c)
+}
+
+// one prints the status of one stack in full.
+func (f *stackFlags) one(cmd *cobra.Command, o reconciler.Overview, name string) error {
+	for _, s := range o.Stacks {
+		if s.Stack != name {
+			continue
+		}
+		if f.output == "json" {
+			return printJSON(cmd.OutOrStdout(), s)
+		}
+		w := cmd.OutOrStdout()
+		if err := table(w, []string{"stack", s.Stack}, []string{"repository", s.Repository}, []string{"folder", s.Dir},
+			[]string{"environment", dash(s.Environment)}, []string{"target", dash(s.Target)}, []string{"phase", string(s.Phase)},
+			[]string{"desired", dash(s.Desired)}, []string{"applied", dash(s.Applied)}, []string{"drift mode", dash(string(s.DriftMode))}); err != nil {
+			return err
+		}
+		if s.Message != "" {
+			fmt.Fprintf(w, "\n%s\n", s.Message)
+		}
+		if s.Hint != "" {
+			fmt.Fprintf(w, "hint: %s\n", s.Hint)
+		}
+		printFindings(w, s.Findings)
+		return nil
+	}
+	return fault.New(fault.Invalid, "holdfast.status", "holdfast status lists the stacks", "there is no stack %q", name)
+}
+
+func optional(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}

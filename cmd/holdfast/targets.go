@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/kubernetes"
+	"github.com/holdfast-dev/holdfast/targets/terraform"
+)
+
+// builder makes one stack's view of a target.
+type builder func(ts *targetSet, dir string, s *config.Stack, p config.Permission) (targets.Target, error)
+
+// builtinTargets is the list of targets: a new one is a folder below targets
+// and a line here.
+func builtinTargets() map[string]builder {
+	return map[string]builder{
+		"kubernetes": (*targetSet).kubernetes,
+		"terraform":  (*targetSet).terraform,
+	}
+}
+
+// targetSet makes targets and holds what the stacks of an environment share.
+type targetSet struct {
+	cfg      *config.Loaded
+	secrets  *secrets
+	log      *slog.Logger
+	builders map[string]builder
+	clusters map[string]*kubernetes.Cluster // by environment
+	binaries map[string]string              // of Terraform, by environment
+}
+
+func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg prometheus.Registerer) (*targetSet, error) {
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_kubernetes_requests_total", Help: "Requests to API servers, by environment, method and status code (0: no answer).",
+	}, []string{"environment", "method", "code"})
+	if err := reg.Register(requests); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	ts := &targetSet{
+		cfg: cfg, secrets: sec, log: log, builders: builtinTargets(),
+		clusters: map[string]*kubernetes.Cluster{}, binaries: map[string]string{},
+	}
+	for _, e := range cfg.Environments {
+		if k := e.Kubernetes; k != nil {
+			rc, err := restConfig(k)
+			if err != nil {
+				return nil, fmt.Errorf("environment %s: %w", e.Name, err)
+			}
+			rc.Wrap(counted(requests, e.Name))
+			ts.clusters[e.Name], err = kubernetes.NewCluster(kubernetes.ClusterConfig{
+				REST: rc, Namespace: k.Namespace, Key: sec.key("inventory " + e.Name),
+				Masker: sec.environment(e.Name), Log: log,
+			})
+			if err != nil {
+				return nil, fmt.Errorf("environment %s: %w", e.Name, err)
+			}
+		}
+		if t := e.Terraform; t != nil {
+			bin, err := exec.LookPath(t.Binary)
+			if err == nil {
+				bin, err = filepath.Abs(bin)
+			}
+			if err != nil {
+				return nil, fault.New(fault.Invalid, "holdfast", "install it, or name its path in terraform.binary", "environment %s: %w", e.Name, err)
+			}
+			ts.binaries[e.Name] = bin
+		}
+	}
+	return ts, nil
+}
+
+// counted counts the requests that go through a transport.
+func counted(c *prometheus.CounterVec, environment string) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(req)
+			code := 0
+			if err == nil {
+				code = resp.StatusCode
+			}
+			c.WithLabelValues(environment, req.Method, strconv.Itoa(code)).Inc()
+			return resp, err
+		})
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// run runs what the targets share until ctx ends.
+func (ts *targetSet) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, c := range ts.clusters {
+		g.Go(func() error { return c.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+func (ts *targetSet) build(target, dir string, s *config.Stack, p config.Permission) (targets.Target, error) {
+	b, ok := ts.builders[target]
+	if !ok {
+		return nil, fault.New(fault.Invalid, "holdfast.build", "", "there is no target %q", target)
+	}
+	return b(ts, dir, s, p)
+}
+
+func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission) (targets.Target, error) {
+	k := s.Spec.Kubernetes
+	spec := kubernetes.Spec{
+		Stack: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, Namespace: k.Namespace,
+		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt,
+	}
+	spec.Allow = kubernetes.Allow{Namespaces: p.Namespaces, Kinds: p.Kinds}
+	if len(p.Kinds) == 0 {
+		spec.Allow.Kinds = []string{"*"} // all namespaced ones
+	}
+	if spec.Variables == nil {
+		spec.Variables = map[string]string{}
+	}
+	if spec.Kustomize = k.Kustomize; k.Kustomize == "" && len(k.Manifests) == 0 {
+		spec.Manifests = []string{"."}
+	}
+	return kubernetes.New(ts.clusters[s.Spec.Environment], spec)
+}
+
+func (ts *targetSet) terraform(dir string, s *config.Stack, p config.Permission) (targets.Target, error) {
+	t, env := s.Spec.Terraform, p.Environment
+	root, err := joinDir(dir, t.Root)
+	if err != nil {
+		return nil, err
+	}
+	masker := ts.secrets.environment(env.Name)
+	environ := map[string]string{}
+	for name, file := range p.Credentials {
+		v, err := readSecret(file)
+		if err != nil {
+			return nil, err
+		}
+		masker.Register(v)
+		environ[name] = v
+	}
+	variables := map[string]string{}
+	for k, v := range env.Terraform.Variables {
+		variables[k] = v
+	}
+	for k, v := range t.Variables {
+		if _, taken := variables[k]; taken {
+			return nil, fault.New(fault.Denied, "holdfast.build", "remove it from the stack file", "variable %q is set by the operator", k)
+		}
+		variables[k] = v
+	}
+	return terraform.New(terraform.Config{
+		Binary: ts.binaries[env.Name], Mirror: env.Terraform.Mirror,
+		StateDir: filepath.Join(ts.cfg.StateDir, "terraform"), Environ: environ,
+		Masker: masker, Log: ts.log, Timeout: time.Duration(env.Terraform.Timeout),
+	}, terraform.Spec{
+		Stack: s.Metadata.Name, Environment: env.Name, Dir: root, Workspace: t.Workspace, Variables: variables,
+	})
+}
+
+// restConfig reads a kubeconfig. A file that runs commands is refused: whoever
+// can write a kubeconfig must not be able to run code (CVE-2021-41254).
+func restConfig(k *config.Kubernetes) (*rest.Config, error) {
+	const op = "holdfast.restConfig"
+	if k.Kubeconfig == "" {
+		c, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fault.New(fault.Invalid, op, "set kubernetes.kubeconfig outside a cluster", "no kubeconfig: %w", err)
+		}
+		return c, nil
+	}
+	raw, err := clientcmd.LoadFromFile(k.Kubeconfig)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, op, "", "kubeconfig: %w", err)
+	}
+	for name, u := range raw.AuthInfos {
+		if u.Exec != nil || u.AuthProvider != nil {
+			return nil, fault.New(fault.Invalid, op, "use a client certificate or a token", "%s: user %q runs a command or an auth provider", k.Kubeconfig, name)
+		}
+	}
+	c, err := clientcmd.NewNonInteractiveClientConfig(*raw, k.Context, &clientcmd.ConfigOverrides{}, nil).ClientConfig()
+	if err != nil {
+		return nil, fault.New(fault.Invalid, op, "", "%s: %w", k.Kubeconfig, err)
+	}
+	return c, nil
+}

@@ -1,0 +1,477 @@
+// Package world owns a small company on loopback: a Git server with a
+// desired-state repository, an OCI registry, a certificate authority that signs
+// releases for real, people with signing keys, and an operator's file for a
+// daemon that watches it all. The demo, the end-to-end tests and the benchmark
+// live in it.
+//
+// It guarantees that every part is the real thing, that nothing outside its
+// folder is touched, and that Close ends all of it. It refuses to be linked into
+// the product: internal/archtest sees to that.
+package world
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/internal/testenv"
+	"github.com/holdfast-dev/holdfast/reconciler"
+	"github.com/holdfast-dev/holdfast/targets/terraform"
+	"github.com/holdfast-dev/holdfast/verify/verifytest"
+)
+
+// GitToken is the token of the Git server, Password that of the registry is
+// made by it.
+const GitToken = "git-token-4f1d9c0a7b"
+
+// Identity and Issuer are those of the company's release workflow.
+const (
+	Identity = "https://github.com/acme/shop/.github/workflows/release.yaml@refs/heads/main"
+	Issuer   = "https://token.actions.githubusercontent.com"
+)
+
+const predicateSPDX = "https://spdx.dev/Document/v2.3"
+
+// Options say what a world is made of.
+type Options struct {
+	Dir        string           // its folder; must exist
+	Cluster    *testenv.Cluster // where to deploy to
+	Namespace  string           // replaces "shop" in the example repository
+	System     string           // Holdfast's own namespace
+	Terraform  string           // path of tofu or terraform
+	NoReferrer bool             // a registry without the referrers API
+}
+
+// World is a running world.
+type World struct {
+	Options
+	Git       *testenv.GitServer
+	Repo      *testenv.Repo
+	Registry  *testenv.Registry
+	Authority *verifytest.Authority
+	Alice     *testenv.Signer // may change everything
+	Bob       *testenv.Signer // may change apps/ only
+	Mallory   *testenv.Signer // may change nothing
+	Config    string          // path of the operator's file
+	StateDir  string
+	SiteDir   string // where the Terraform stack puts its files
+	HTTP      string // address of the daemon's HTTP listener
+	mirror    string
+}
+
+// New starts the servers and writes the operator's file. The repository is
+// empty until the first Commit.
+func New(o Options) (_ *World, err error) {
+	w := &World{Options: o, Config: filepath.Join(o.Dir, "holdfast.yaml"), StateDir: filepath.Join(o.Dir, "state"), SiteDir: filepath.Join(o.Dir, "site")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	if w.Git, err = testenv.NewGitServer(testenv.GitOptions{Dir: filepath.Join(o.Dir, "git"), Token: GitToken}); err != nil {
+		return nil, err
+	}
+	if w.Repo, err = w.Git.NewRepo("shop"); err != nil {
+		return nil, err
+	}
+	if w.Registry, err = testenv.NewRegistry(testenv.RegistryOptions{Referrers: !o.NoReferrer, TLS: true, Auth: true}); err != nil {
+		return nil, err
+	}
+	if w.Authority, err = verifytest.NewAuthority(); err != nil {
+		return nil, err
+	}
+	keys := filepath.Join(o.Dir, "keys")
+	if err := os.MkdirAll(keys, 0o700); err != nil {
+		return nil, err
+	}
+	for _, p := range []struct {
+		signer **testenv.Signer
+		make   func(dir, name, email string) (*testenv.Signer, error)
+		name   string
+	}{{&w.Alice, testenv.NewSSHSigner, "alice"}, {&w.Bob, testenv.NewOpenPGPSigner, "bob"}, {&w.Mallory, testenv.NewSSHSigner, "mallory"}} {
+		if *p.signer, err = p.make(keys, p.name, p.name+"@acme.example"); err != nil {
+			return nil, err
+		}
+	}
+	if w.mirror, err = testenv.ProviderMirror(filepath.Join(o.Dir, "mirror")); err != nil {
+		return nil, err
+	}
+	if w.HTTP, err = freeAddress(); err != nil {
+		return nil, err
+	}
+	return w, w.writeConfig()
+}
+
+// Close ends the servers.
+func (w *World) Close() error {
+	var errs []error
+	if w.Git != nil {
+		errs = append(errs, w.Git.Close())
+	}
+	if w.Registry != nil {
+		errs = append(errs, w.Registry.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
+	if err != nil {
+		return "", err
+	}
+	defer l.Close() //nolint:errcheck // nothing was sent
+	return l.Addr().String(), nil
+}
+
+// writeConfig writes the operator's file and everything that it names.
+func (w *World) writeConfig() error {
+	root, err := w.Authority.TrustedRoot()
+	if err != nil {
+		return err
+	}
+	key, err := w.Authority.Key("release")
+	if err != nil {
+		return err
+	}
+	if err := w.Cluster.WriteKubeconfig(filepath.Join(w.Dir, "kubeconfig.yaml"), "holdfast", "system:masters"); err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{
+		"git-token":             []byte(GitToken + "\n"),
+		"registry-password":     []byte(w.Registry.Password + "\n"),
+		"registry-ca.pem":       w.Registry.CA,
+		"trusted_root.json":     root,
+		"release.pub":           key,
+		"alice.allowed_signers": []byte(w.Alice.AllowedSignersLine() + "\n"),
+		"bob.asc":               []byte(w.Bob.PublicKeyArmored()),
+		"holdfast.yaml":         []byte(w.Operator()),
+	} {
+		if err := os.WriteFile(filepath.Join(w.Dir, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Operator returns the text of the operator's file.
+func (w *World) Operator() string {
+	r := strings.NewReplacer(
+		"{{git}}", w.Git.HTTPURL("shop"), "{{registry}}", w.Registry.Host, "{{namespace}}", w.Namespace, "{{system}}", w.System,
+		"{{tofu}}", w.Terraform, "{{mirror}}", w.mirror, "{{site}}", w.SiteDir, "{{http}}", w.HTTP,
+		"{{issuer}}", Issuer, "{{identity}}", Identity, "{{user}}", w.Registry.Username,
+	)
+	return r.Replace(operator)
+}
+
+const operator = `apiVersion: holdfast.dev/v1alpha1
+kind: Holdfast
+stateDir: state
+listen: {http: "{{http}}"}
+
+repositories:
+- name: shop
+  url: {{git}}
+  branch: main
+  interval: 200ms
+  auth: {tokenFile: git-token}
+  commits:
+    signers:
+    - {name: alice, allowedSignersFile: alice.allowed_signers}
+    - {name: bob, openpgpKeyFile: bob.asc}
+    rules:
+    - {paths: ["**"], signers: [alice]}
+    - {paths: ["apps/**"], signers: [bob]}
+
+environments:
+- name: production
+  policies: [baseline]
+  variables: {SHOP_NAME: Holdfast Shop, REGISTRY: "{{registry}}"}
+  kubernetes: {kubeconfig: kubeconfig.yaml, namespace: {{system}}}
+  terraform:
+    binary: {{tofu}}
+    mirror: {{mirror}}
+    variables: {site_dir: "{{site}}"}
+
+allow:
+- repository: shop
+  paths: ["apps/*"]
+  environments: [production]
+  targets: [kubernetes]
+  namespaces: [{{namespace}}]
+  drift: [revert, report]
+  ignore: {paths: [/spec/replicas], days: 90}
+- repository: shop
+  paths: ["infra/*"]
+  environments: [production]
+  targets: [terraform]
+  drift: [revert, report]
+
+trust:
+- name: acme-releases
+  repositories: ["{{registry}}/acme/**"]
+  keys: [{name: release, file: release.pub}]
+  trustedRoot: trusted_root.json
+  sbom: {required: true}
+- name: acme-keyless
+  repositories: ["{{registry}}/acme/keyless/**"]
+  keyless: [{issuer: {{issuer}}, subject: "{{identity}}"}]
+  trustedRoot: trusted_root.json
+  sbom: {required: true}
+
+registries:
+- {host: "{{registry}}", username: {{user}}, passwordFile: registry-password, caFile: registry-ca.pem}
+
+policies:
+- name: baseline
+  library:
+  - kubernetes/pod-security-baseline
+  - kubernetes/pod-security-restricted
+  - kubernetes/images
+  - kubernetes/rbac
+  - terraform/protected
+  - terraform/provisioners
+  - terraform/network
+  - terraform/encryption
+  data:
+    params:
+      protected: {types: [terraform_data]}
+`
+
+// Example returns the files of the example repository, with this world's
+// namespace and a lock file for the providers of its mirror.
+func (w *World) Example(examples fs.FS) (map[string]string, error) {
+	files := map[string]string{}
+	err := fs.WalkDir(examples, ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := fs.ReadFile(examples, p)
+		files[p] = strings.ReplaceAll(string(b), "namespace: shop", "namespace: "+w.Namespace)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for p := range files {
+		if strings.HasSuffix(p, "/main.tf") {
+			lock, err := w.Lock()
+			if err != nil {
+				return nil, err
+			}
+			files[filepath.Dir(p)+"/.terraform.lock.hcl"] = lock
+		}
+	}
+	return files, nil
+}
+
+// Mirror returns the folder of the provider mirror.
+func (w *World) Mirror() string { return w.mirror }
+
+// Lock returns a lock file for the local provider of the mirror.
+func (w *World) Lock() (string, error) {
+	source := "registry.opentofu.org/hashicorp/local"
+	if filepath.Base(w.Terraform) == "terraform" {
+		source = "registry.terraform.io/hashicorp/local"
+	}
+	b, err := terraform.Lock(w.mirror, map[string]string{source: "1.4.0"})
+	return string(b), err
+}
+
+// Commit writes files (an empty content removes one), commits them with signer
+// (nil: unsigned) and pushes.
+func (w *World) Commit(message string, signer *testenv.Signer, files map[string]string) (string, error) {
+	write := map[string]string{}
+	for name, content := range files {
+		if content != "" {
+			write[name] = content
+			continue
+		}
+		if err := w.Repo.Remove(name); err != nil {
+			return "", err
+		}
+	}
+	if err := w.Repo.Write(write); err != nil {
+		return "", err
+	}
+	id, err := w.Repo.Commit(message, testenv.CommitOptions{Signer: signer})
+	if err != nil {
+		return "", err
+	}
+	return id, w.Repo.Push()
+}
+
+// Release says how an image was released.
+type Release string
+
+// The ways to release an image; only the first two may run.
+const (
+	Signed        Release = "signed"         // by the release key, with an SBOM
+	Keyless       Release = "keyless"        // by the release workflow, with an SBOM
+	Unsigned      Release = "unsigned"       // pushed, and that is all
+	WrongKey      Release = "wrong-key"      // by another key
+	WrongIdentity Release = "wrong-identity" // by another workflow
+	NoSBOM        Release = "no-sbom"        // signed, without an SBOM
+)
+
+// Publish pushes an image to the registry and signs it as release says. legacy
+// uses the tags that cosign used before the referrers API. It returns the
+// image's digest.
+func (w *World) Publish(ctx context.Context, repository, tag string, release Release, legacy bool) (string, error) {
+	ref := w.Registry.Host + "/" + repository + ":" + tag
+	access := verifytest.Registry{Username: w.Registry.Username, Password: w.Registry.Password, Transport: w.Registry.Transport()}
+	digest, err := verifytest.PushImage(ctx, ref, verifytest.ImageOptions{Registry: access})
+	if err != nil || release == Unsigned {
+		return digest.String(), err
+	}
+	o := verifytest.SignOptions{Key: "release", Registry: access}
+	if legacy {
+		o.Layout = verifytest.Legacy
+	}
+	switch release {
+	case WrongKey:
+		o.Key = "stranger"
+	case Keyless:
+		o.Key, o.Identity, o.Issuer = "", Identity, Issuer
+	case WrongIdentity:
+		o.Key, o.Identity, o.Issuer = "", "https://github.com/mallory/shop/.github/workflows/release.yaml@refs/heads/main", Issuer
+	}
+	pinned := w.Registry.Host + "/" + repository + "@" + digest.String()
+	if err := w.Authority.Sign(ctx, pinned, o); err != nil {
+		return "", err
+	}
+	if release != NoSBOM {
+		err = w.Authority.Attest(ctx, pinned, predicateSPDX, verifytest.SPDX(repository), o)
+	}
+	return digest.String(), err
+}
+
+// Daemon is a running daemon.
+type Daemon struct {
+	w    *World
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+	log  *syncWriter
+}
+
+// Daemon starts the daemon with the binary at bin; its log goes to log.
+func (w *World) Daemon(bin string, log io.Writer) (*Daemon, error) {
+	d := &Daemon{w: w, done: make(chan struct{}), log: &syncWriter{w: log}}
+	d.cmd = exec.Command(bin, "run", "-c", w.Config, "--log-format", "json") //nolint:noctx // ends by Stop or Kill
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.SysProcAttr = dieWithParent()
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.done)
+	}()
+	return d, nil
+}
+
+// syncWriter lets stdout and stderr share a writer.
+type syncWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (s *syncWriter) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(p)
+}
+
+// PID returns the daemon's process id.
+func (d *Daemon) PID() int { return d.cmd.Process.Pid }
+
+// Stop ends the daemon and waits for it.
+func (d *Daemon) Stop() error {
+	_ = d.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-d.done:
+		return d.err
+	case <-time.After(30 * time.Second):
+		return errors.Join(errors.New("the daemon does not stop"), d.Kill())
+	}
+}
+
+// Kill ends the daemon as kill -9 does.
+func (d *Daemon) Kill() error {
+	err := d.cmd.Process.Kill()
+	<-d.done
+	return err
+}
+
+// Exited reports whether the daemon ended, and how.
+func (d *Daemon) Exited() (bool, error) {
+	select {
+	case <-d.done:
+		return true, d.err
+	default:
+		return false, nil
+	}
+}
+
+// Status asks the daemon where everything stands.
+func (w *World) Status(ctx context.Context) (o reconciler.Overview, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.HTTP+"/v1/status", nil)
+	if err != nil {
+		return o, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return o, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	if resp.StatusCode != http.StatusOK {
+		return o, fmt.Errorf("status: %s", resp.Status)
+	}
+	return o, json.NewDecoder(resp.Body).Decode(&o)
+}
+
+// Wait asks for the status until check is content with it.
+func (w *World) Wait(ctx context.Context, d *Daemon, what string, check func(reconciler.Overview) bool) (reconciler.Overview, error) {
+	var last reconciler.Overview
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if o, err := w.Status(ctx); err == nil {
+			if last = o; check(o) {
+				return o, nil
+			}
+		}
+		if d != nil {
+			if gone, err := d.Exited(); gone {
+				return last, fmt.Errorf("waiting for %s: the daemon ended: %w", what, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			b, _ := json.MarshalIndent(last, "", " ") //nolint:errcheck // for people
+			return last, fmt.Errorf("waiting for %s: %w; the last status was %s", what, ctx.Err(), b)
+		case <-tick.C:
+		}
+	}
+}
+
+// Stack returns the status of one stack, or a zero one.
+func Stack(o reconciler.Overview, name string) reconciler.Status {
+	for _, s := range o.Stacks {
+		if s.Stack == name {
+			return s
+		}
+	}
+	return reconciler.Status{}
+}
