@@ -85,20 +85,31 @@ func (r Rules) Judge(f targets.Finding, now time.Time) Verdict {
 		return v
 	}
 	v.Finding.Fields = slices.DeleteFunc(slices.Clone(f.Fields), func(field plan.Field) bool {
-		for _, ig := range r.Ignore {
-			if ig.Covers(f.ID, now) && within(ig.Path, field.Path) {
-				if !slices.Contains(v.Reasons, ig.Reason) {
-					v.Reasons = append(v.Reasons, ig.Reason)
-				}
-				return true
-			}
+		ig, ok := r.rule(f.ID, field.Path, now)
+		if ok && !slices.Contains(v.Reasons, ig.Reason) {
+			v.Reasons = append(v.Reasons, ig.Reason)
 		}
-		return false
+		return ok
 	})
 	if len(v.Finding.Fields) == 0 {
 		v.Action = Ignored
 	}
 	return v
+}
+
+// Ignores reports whether a rule covers one field of an object at time now.
+func (r Rules) Ignores(id plan.ObjectID, pointer string, now time.Time) bool {
+	_, ok := r.rule(id, pointer, now)
+	return ok
+}
+
+func (r Rules) rule(id plan.ObjectID, pointer string, now time.Time) (Ignore, bool) {
+	for _, ig := range r.Ignore {
+		if ig.Covers(id, now) && within(ig.Path, pointer) {
+			return ig, true
+		}
+	}
+	return Ignore{}, false
 }
 
 // within reports whether pointer is, or is below, what pattern names.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/targets"
 )
 
@@ -88,13 +89,8 @@ func (r *Reconciler) Apply(ctx context.Context, name string) (*Proposal, error) 
 		if err := r.dependencies(s); err != nil {
 			return err
 		}
-		if p, err = r.judge(ctx, s); err != nil {
-			return err
-		}
-		if err := r.apply(ctx, s, p); err != nil {
-			return err
-		}
-		return r.stand(ctx, s, p)
+		p, err = r.deploy(ctx, s, ledger.Applied)
+		return err
 	})
 	if err == nil {
 		err = r.healthy(ctx, s)

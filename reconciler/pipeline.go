@@ -50,20 +50,30 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	}
 	s.enter(Reconciling)
 	start := time.Now()
-	p, err := r.judge(ctx, s)
+	p, err := r.deploy(ctx, s, ledger.Applied)
 	if err != nil {
-		return err
-	}
-	if err := r.apply(ctx, s, p); err != nil {
-		return err
-	}
-	if err := r.stand(ctx, s, p); err != nil {
 		return err
 	}
 	r.metrics.reconcileSeconds.WithLabelValues(s.TargetName).Observe(time.Since(start).Seconds())
 	r.Log.InfoContext(ctx, "applied", slog.String("stack", s.Name), slog.String("revision", p.Plan.Revision.String()),
 		slog.String("changes", p.Plan.Summary()), slog.Duration("took", time.Since(start)))
 	return r.finish(ctx, s)
+}
+
+// deploy has one stack judged, applied and made the state that is enforced. typ
+// is the type of the entry for the result.
+func (r *Reconciler) deploy(ctx context.Context, s *stack, typ ledger.Type) (*Proposal, error) {
+	p, err := r.judge(ctx, s)
+	s.judged(p)
+	if err != nil {
+		return p, err
+	}
+	r.recordLater(ctx, s.entry(ledger.Verified, "ok", fmt.Sprintf("%d artifacts", len(p.Report.Evidence))), bodies(map[string]any{"evidence": p.Report}))
+	r.recordLater(ctx, s.entry(ledger.Decided, "ok", p.Plan.Summary()), bodies(map[string]any{"rendered": p.Rendered, "planned": p.Planned}))
+	if err := r.apply(ctx, s, p, typ); err != nil {
+		return p, err
+	}
+	return p, r.stand(ctx, s, p)
 }
 
 // judge renders, verifies, plans and has everything judged. It writes nothing.
@@ -176,15 +186,8 @@ func refusals(d policy.Decision) string {
 }
 
 // apply passes the gate and carries the plan out.
-func (r *Reconciler) apply(ctx context.Context, s *stack, p *Proposal) error {
-	return r.applyAs(ctx, s, p, ledger.Applied)
-}
-
-func (r *Reconciler) applyAs(ctx context.Context, s *stack, p *Proposal, typ ledger.Type) error {
+func (r *Reconciler) apply(ctx context.Context, s *stack, p *Proposal, typ ledger.Type) error {
 	if p.Plan.Empty() {
-		r.recordLater(ctx, s.entry(ledger.Decided, "ok", "nothing to change"), bodies(map[string]any{
-			"evidence": p.Report, "rendered": p.Rendered, "planned": p.Planned,
-		}))
 		return nil
 	}
 	grant, err := r.Gate.Admit(ctx, p.request())
@@ -202,6 +205,24 @@ func (p *Proposal) request() gate.Request {
 		Plan: p.Plan, Commit: p.Commit, Artifacts: p.artifacts, Report: p.Report,
 		Rendered: *p.Rendered, Planned: *p.Planned,
 	}
+}
+
+// bodies returns what p reached, as documents for the ledger.
+func (p *Proposal) bodies() map[string][]byte {
+	if p == nil {
+		return nil
+	}
+	docs := map[string]any{"commit": p.Commit, "evidence": p.Report}
+	if p.Rendered != nil {
+		docs["rendered"] = p.Rendered
+	}
+	if p.Planned != nil {
+		docs["planned"] = p.Planned
+	}
+	if p.Plan.Stack != "" {
+		docs["plan"] = p.Plan
+	}
+	return bodies(docs)
 }
 
 // result records what became of a grant. The world has changed already, so

@@ -234,8 +234,12 @@ func (r *Reconciler) handle(ctx context.Context, req request) (again time.Durati
 	}
 	if req.kind == compareStack {
 		err := r.guarded(s, func() error { return r.compare(ctx, s) })
-		if err != nil {
-			r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("error", r.Scrub(err.Error())))
+		switch kind := fault.KindOf(err); {
+		case err == nil || ctx.Err() != nil:
+		case kind == fault.Denied || kind == fault.Invalid: // the repair was judged, and refused
+			r.settle(ctx, s, err)
+		default:
+			r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("kind", kind.String()), slog.String("error", r.Scrub(err.Error())))
 		}
 		return s.untilCompare(time.Now())
 	}
@@ -264,6 +268,7 @@ func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Durat
 	}
 	kind := fault.KindOf(err)
 	changed := s.settle(err, r.Scrub)
+	judged := s.takeJudged()
 	r.metrics.settled(s, err)
 	switch {
 	case err == nil:
@@ -271,7 +276,7 @@ func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Durat
 		return 0
 	case !changed:
 	case kind == fault.Denied || kind == fault.Invalid:
-		r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Stack: s.Name, Environment: s.Environment, Revision: s.revisionString(), Outcome: kind.String(), Note: r.Scrub(err.Error())}, nil)
+		r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Stack: s.Name, Environment: s.Environment, Revision: s.revisionString(), Outcome: kind.String(), Note: r.Scrub(err.Error())}, judged.bodies())
 		fallthrough
 	default:
 		level := slog.LevelWarn

@@ -146,15 +146,25 @@ func (r *Reconciler) restore(ctx context.Context, s *stack, p plan.Plan, ids []p
 	return nil
 }
 
-// calm leaves the drifted phase when no finding is open.
+// calm notes that the world was found to be what was granted, or was made so.
 func (s *stack) calm() {
+	unchanged := s.unchanged()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.status.Phase == Ready {
-		s.status.Message, s.status.Hint = "", ""
+	if len(s.findings.List()) > 0 {
+		return
 	}
-	if s.status.Phase == Drifted && len(s.findings.List()) == 0 {
+	switch s.status.Phase {
+	case Ready:
+		s.status.Message, s.status.Hint = "", ""
+	case Drifted:
 		s.enterLocked(Ready)
+	case Denied, Invalid:
+		// A repair was refused; what is asked for was granted before.
+		if unchanged && s.refusal == nil {
+			s.enterLocked(Ready)
+			s.status.Message, s.status.Hint = "", ""
+		}
 	}
 }
 
@@ -237,14 +247,8 @@ func (r *Reconciler) revert(ctx context.Context, s *stack, rendered targets.Rend
 		}
 		return r.restore(ctx, s, p, ids, detected)
 	}
-	proposal, err := r.judge(ctx, s)
+	proposal, err := r.deploy(ctx, s, ledger.Reverted)
 	if err != nil {
-		return err
-	}
-	if err := r.applyAs(ctx, s, proposal, ledger.Reverted); err != nil {
-		return err
-	}
-	if err := r.stand(ctx, s, proposal); err != nil {
 		return err
 	}
 	r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.Int("objects", len(proposal.Plan.Changes)))

@@ -127,7 +127,7 @@ func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.S
 	})
 	for _, s := range r.replace(ctx, repo.Name, found) {
 		s.want(snap, commit)
-		if r.queue != nil && !(s.unchanged() && s.settled()) {
+		if r.queue != nil && (!s.unchanged() || !s.settled()) {
 			r.queue.Add(request{reconcileStack, s.Name})
 		}
 	}

@@ -64,7 +64,8 @@ type stack struct {
 	status   Status
 	attempts int
 	held     bool
-	refusal  error // why the newest request is not taken; the older one stands
+	last     *Proposal // what the last judgement reached
+	refusal  error     // why the newest request is not taken; the older one stands
 	snap     *sources.Snapshot
 	commit   verify.Evidence
 	// What was granted last, and what it was made from.
@@ -131,6 +132,22 @@ func (s *stack) stand(p *Proposal) {
 	s.rendered, s.isGranted, s.inputs = p.rendered, true, p.inputs
 	s.pending = nil
 	s.status.Applied = p.Plan.Revision.ID
+}
+
+// judged keeps what a judgement reached: a refusal is recorded with it.
+func (s *stack) judged(p *Proposal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = p
+}
+
+// takeJudged returns what the last judgement reached, once.
+func (s *stack) takeJudged() *Proposal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.last
+	s.last = nil
+	return p
 }
 
 func (s *stack) revisionString() string {
@@ -327,6 +344,6 @@ func (s *stack) close() {
 	s.mu.Unlock()
 	s.observing(nil)
 	if c, ok := s.Target.(targets.Closer); ok {
-		_ = c.Close() //nolint:errcheck // nothing can be done about it at the end
+		_ = c.Close() // nothing can be done about it at the end
 	}
 }

@@ -193,7 +193,7 @@ func (a *app) do(ctx context.Context, verb, stack string) reply {
 
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) //nolint:errcheck // the client is gone
+	_ = json.NewEncoder(w).Encode(v) // the client is gone
 }
 
 // call asks the daemon behind a socket. ok is false if there is none.

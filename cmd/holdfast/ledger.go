@@ -34,7 +34,7 @@ func openLedger(ctx context.Context, cfg *config.Loaded) (*ledger.Ledger, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(ledgerPub(cfg), []byte(vkey+"\n"), 0o644); err != nil { //nolint:gosec // a public key
+	if err := os.WriteFile(ledgerPub(cfg), []byte(vkey+"\n"), 0o644); err != nil { // a public key
 		return nil, fmt.Errorf("ledger key: %w", err)
 	}
 	return ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey})

@@ -87,7 +87,7 @@ func report(w io.Writer, err error) int {
 
 // flatten returns the errors that err joins.
 func flatten(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // takes the tree apart
+	joined, ok := err.(interface{ Unwrap() []error }) // takes the tree apart
 	if !ok {
 		return []error{err}
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/mask"
@@ -142,7 +143,7 @@ func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sour
 	return ts.kubernetes(dir, s, config.Permission{
 		Environment: &config.Environment{Name: s.Spec.Environment, Variables: f.variables},
 		Namespaces:  []string{"*"}, Kinds: []string{"*"},
-	})
+	}, drift.Rules{})
 }
 
 // resolve pins every tag. It verifies nothing: that is what plan is for.

@@ -211,7 +211,7 @@ func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
 	}
 	out.Policy, err = d.policies.evaluator(s.Spec.Environment, out.TargetName)
 	errs = append(errs, err)
-	out.Build = func() (targets.Target, error) { return d.targets.build(out.TargetName, dir, s, perm) }
+	out.Build = func() (targets.Target, error) { return d.targets.build(out.TargetName, dir, s, perm, out.Drift) }
 	out.Err = errors.Join(errs...)
 	return out
 }

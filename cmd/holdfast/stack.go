@@ -70,7 +70,10 @@ func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 	ctx, stop := context.WithCancel(ctx)
 	shared := make(chan error, 1)
 	go func() { shared <- a.targets.run(ctx) }()
-	defer func() { stop(); <-shared }()
+	defer func() {
+		stop()
+		err = errors.Join(err, <-shared)
+	}()
 	syncErr := a.reconciler.Sync(ctx)
 	if len(a.reconciler.Status().Stacks) == 0 && syncErr != nil {
 		return reply{}, syncErr

@@ -15,15 +15,17 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/targets/kubernetes"
+	"github.com/holdfast-dev/holdfast/targets/plan"
 	"github.com/holdfast-dev/holdfast/targets/terraform"
 )
 
 // builder makes one stack's view of a target.
-type builder func(ts *targetSet, dir string, s *config.Stack, p config.Permission) (targets.Target, error)
+type builder func(ts *targetSet, dir string, s *config.Stack, p config.Permission, d drift.Rules) (targets.Target, error)
 
 // builtinTargets is the list of targets: a new one is a folder below targets
 // and a line here.
@@ -112,19 +114,22 @@ func (ts *targetSet) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (ts *targetSet) build(target, dir string, s *config.Stack, p config.Permission) (targets.Target, error) {
+func (ts *targetSet) build(target, dir string, s *config.Stack, p config.Permission, d drift.Rules) (targets.Target, error) {
 	b, ok := ts.builders[target]
 	if !ok {
 		return nil, fault.New(fault.Invalid, "holdfast.build", "", "there is no target %q", target)
 	}
-	return b(ts, dir, s, p)
+	return b(ts, dir, s, p, d)
 }
 
-func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission) (targets.Target, error) {
+func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission, d drift.Rules) (targets.Target, error) {
 	k := s.Spec.Kubernetes
 	spec := kubernetes.Spec{
 		Stack: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, Namespace: k.Namespace,
 		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt,
+	}
+	if len(d.Ignore) > 0 {
+		spec.Yield = func(id plan.ObjectID, pointer string) bool { return d.Ignores(id, pointer, time.Now()) }
 	}
 	spec.Allow = kubernetes.Allow{Namespaces: p.Namespaces, Kinds: p.Kinds}
 	if len(p.Kinds) == 0 {
@@ -139,7 +144,7 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 	return kubernetes.New(ts.clusters[s.Spec.Environment], spec)
 }
 
-func (ts *targetSet) terraform(dir string, s *config.Stack, p config.Permission) (targets.Target, error) {
+func (ts *targetSet) terraform(dir string, s *config.Stack, p config.Permission, _ drift.Rules) (targets.Target, error) {
 	t, env := s.Spec.Terraform, p.Environment
 	root, err := joinDir(dir, t.Root)
 	if err != nil {

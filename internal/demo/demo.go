@@ -271,7 +271,7 @@ func (s *story) drift(ctx context.Context) error {
 				return "", err
 			}
 			start := time.Now()
-			if err := os.WriteFile(motd, []byte("This machine is managed by nobody.\n"), 0o644); err != nil { //nolint:gosec // as the configuration says
+			if err := os.WriteFile(motd, []byte("This machine is managed by nobody.\n"), 0o644); err != nil { // as the configuration says
 				return "", err
 			}
 			took, err := s.until(ctx, start, func(context.Context) (bool, error) {

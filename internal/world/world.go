@@ -33,7 +33,7 @@ import (
 
 // GitToken is the token of the Git server, Password that of the registry is
 // made by it.
-const GitToken = "git-token-4f1d9c0a7b"
+const GitToken = "git-token-4f1d9c0a7b" //nolint:gosec // of a server that lives for one test
 
 // Identity and Issuer are those of the company's release workflow.
 const (
@@ -459,7 +459,7 @@ func (w *World) Wait(ctx context.Context, d *Daemon, what string, check func(rec
 		}
 		select {
 		case <-ctx.Done():
-			b, _ := json.MarshalIndent(last, "", " ") //nolint:errcheck // for people
+			b, _ := json.MarshalIndent(last, "", " ") // for people
 			return last, fmt.Errorf("waiting for %s: %w; the last status was %s", what, ctx.Err(), b)
 		case <-tick.C:
 		}

@@ -233,7 +233,11 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		if c.Action == plan.Update {
 			meta = map[string]any{"resourceVersion": at, "uid": c.UID}
 		}
-		live, err := t.c.apply(ctx, c.res, with(c.obj.u, meta), false)
+		u, err := c.obj.send(c.yields)
+		if err != nil {
+			return err
+		}
+		live, err := t.c.apply(ctx, c.res, with(u, meta), false)
 		if err == nil {
 			t.c.clean(t, c.ID, live, true)
 			return nil

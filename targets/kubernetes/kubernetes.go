@@ -155,6 +155,9 @@ type Spec struct {
 	// Adopt takes over existing objects that Holdfast does not manage yet.
 	Adopt bool
 	Allow Allow
+	// Yield says which declared fields, by JSON pointer, keep the value that
+	// the live object has. Nil yields none. Fields within lists are not asked for.
+	Yield func(id plan.ObjectID, pointer string) bool
 }
 
 // Target deploys one stack. It is safe for concurrent use, but Apply is called

@@ -35,6 +35,7 @@ type change struct {
 	obj      *desired // nil: a delete
 	res      resource
 	pointers []string // the fields that it touches
+	yields   []yielded
 	actor    string
 	since    time.Time
 	full     [32]byte // of the live object
@@ -113,6 +114,9 @@ func (priv *planned) payload() digest.Digest {
 		fmt.Fprintf(h, "%s %s %s %s %q\n", c.Action, c.ID, c.UID, c.Before, c.pointers)
 		if c.obj != nil {
 			fmt.Fprintf(h, "%s %s\n", c.obj.id, digest.FromBytes(mustJSON(c.obj.masked)))
+			for _, y := range c.yields {
+				fmt.Fprintf(h, "yields %q\n", y.pointer())
+			}
 		}
 	}
 	return digest.NewDigest(digest.SHA256, h)
@@ -218,6 +222,7 @@ func (t *Target) change(ctx context.Context, o *desired, res resource, owned map
 	if err != nil {
 		return nil, err
 	}
+	c.yields = t.yields(o, live)
 	if live == nil {
 		return c, t.unclaimed(o.id, owned)
 	}
@@ -255,7 +260,11 @@ func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned boo
 			return nil, nil, "", err
 		}
 		bound := map[string]any{"resourceVersion": live.GetResourceVersion(), "uid": string(live.GetUID())}
-		after, err = t.c.apply(ctx, res, with(o.u, bound), true)
+		u, err := o.send(t.yields(o, live))
+		if err != nil {
+			return nil, nil, "", err
+		}
+		after, err = t.c.apply(ctx, res, with(u, bound), true)
 		switch {
 		case err == nil:
 			return live, after, reason, nil

@@ -37,7 +37,7 @@ func (i ident) String() string { return clip(i.name + " <" + i.email + ">") }
 // checkID makes sure that raw hashes to id, with detection of SHA-1 collisions.
 func checkID(raw []byte, id string) error {
 	h := sha1cd.New().(sha1cd.CollisionResistantHash)
-	fmt.Fprintf(h, "commit %d\x00", len(raw)) //nolint:errcheck // a hash never fails
+	fmt.Fprintf(h, "commit %d\x00", len(raw)) // a hash never fails
 	h.Write(raw)
 	sum, collision := h.CollisionResistantSum(nil)
 	if collision {

@@ -131,8 +131,8 @@ func parseCycloneDX(b []byte) (document, error) {
 }
 
 func cycloneDXTools(t *cdx.ToolsChoice) (tools []string) {
-	if t.Tools != nil { //nolint:staticcheck // deprecated since 1.5, written by most tools
-		for _, one := range *t.Tools { //nolint:staticcheck // as above
+	if t.Tools != nil { // deprecated since 1.5, written by most tools
+		for _, one := range *t.Tools { // as above
 			tools = append(tools, one.Name+" "+one.Version)
 		}
 	}

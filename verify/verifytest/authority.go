@@ -220,7 +220,7 @@ func (a *Authority) sct(pre *x509.Certificate, at time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sct := ct.SignedCertificateTimestamp{SCTVersion: ct.V1, Timestamp: uint64(at.UnixMilli())} //nolint:gosec // after 1970
+	sct := ct.SignedCertificateTimestamp{SCTVersion: ct.V1, Timestamp: uint64(at.UnixMilli())} // after 1970
 	copy(sct.LogID.KeyID[:], id)
 	input, err := ct.SerializeSCTSignatureInput(sct, ct.LogEntry{Leaf: ct.MerkleTreeLeaf{
 		Version: ct.V1, LeafType: ct.TimestampedEntryLeafType,

@@ -1,0 +1,555 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dev/holdfast/drift"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/policy"
+	"github.com/holdfast-dev/holdfast/policy/gate"
+	"github.com/holdfast-dev/holdfast/sources"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// bed is a world in memory, for the faults that real parts cannot cause on
+// demand. Each stack is a folder with one file, "object"; what is deployed is
+// its content.
+type bed struct {
+	t     *testing.T
+	state string
+
+	mu      sync.Mutex
+	files   map[string]string
+	commit  int
+	down    bool
+	refuse  string // a commit that nobody authorised
+	live    map[string]string
+	calls   map[string]int
+	panics  string            // stack whose rendering panics
+	stale   map[string]int    // applies that find the world moved
+	denied  map[string]bool   // stacks that policy refuses
+	bad     map[string]error  // stacks that cannot run
+	depends map[string]string // stack → dependency
+	found   map[string]func(targets.Finding)
+	entries []ledger.Entry
+	open    []ledger.Numbered
+}
+
+func newBed(t *testing.T, stacks ...string) *bed {
+	b := &bed{
+		t: t, state: t.TempDir(), files: map[string]string{}, live: map[string]string{}, calls: map[string]int{}, stale: map[string]int{},
+		denied: map[string]bool{}, bad: map[string]error{}, depends: map[string]string{}, found: map[string]func(targets.Finding){},
+	}
+	for _, s := range stacks {
+		b.files[s+"/object"] = "v1"
+	}
+	b.commit = 1
+	return b
+}
+
+func (b *bed) with(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+}
+
+func (b *bed) count(call string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.calls[call]
+}
+
+// push makes a commit.
+func (b *bed) push(files map[string]string) {
+	b.with(func() {
+		for k, v := range files {
+			if b.files[k] = v; v == "" {
+				delete(b.files, k)
+			}
+		}
+		b.commit++
+	})
+}
+
+func (b *bed) id() string { return fmt.Sprintf("commit-%d", b.commit) }
+
+// The source.
+func (b *bed) Head(context.Context) (sources.Revision, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.down {
+		return sources.Revision{}, fault.New(fault.Transient, "", "", "the server is down")
+	}
+	return sources.Revision{Source: "repo", ID: b.id()}, nil
+}
+
+func (b *bed) Fetch(_ context.Context, r sources.Revision) (*sources.Snapshot, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := identified{fstest.MapFS{}}
+	for k, v := range b.files {
+		m.MapFS[k] = &fstest.MapFile{Data: []byte(v)}
+	}
+	return &sources.Snapshot{Revision: r, Tree: digest.FromString(fmt.Sprint(b.files)), FS: m}, nil
+}
+
+func (b *bed) Local(ctx context.Context, r sources.Revision) (*sources.Snapshot, error) {
+	return b.Fetch(ctx, r)
+}
+
+type identified struct{ fstest.MapFS }
+
+func (i identified) ContentID(name string) (string, error) {
+	b, err := fs.ReadFile(i.MapFS, name)
+	return digest.FromBytes(b).String(), err
+}
+
+// The ledger.
+func (b *bed) Append(_ context.Context, e ledger.Entry, _ map[string][]byte) (ledger.Index, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.entries = append(b.entries, e)
+	return ledger.Index(len(b.entries) - 1), nil
+}
+
+func (b *bed) DanglingIntents(context.Context) ([]ledger.Numbered, error) { return b.open, nil }
+
+func (b *bed) recorded(typ ledger.Type, stack, outcome string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, e := range b.entries {
+		if e.Type == typ && e.Stack == stack && (outcome == "" || e.Outcome == outcome) {
+			n++
+		}
+	}
+	return n
+}
+
+// Artifacts and policy.
+func (b *bed) Verify(_ context.Context, env string, _ []verify.Subject) (verify.Report, map[string]verify.Subject, error) {
+	return verify.Report{Environment: env}, nil, nil
+}
+
+func (b *bed) Evaluate(_ context.Context, in policy.Input) (policy.Decision, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := policy.Decision{Stage: in.Stage, Of: in.Of, Rules: 1}
+	if b.denied[in.Stack] {
+		d.Results = []policy.Result{{Level: policy.Deny, Message: "not like this", File: "object"}}
+	}
+	return d, nil
+}
+
+// target deploys one stack of the bed.
+type target struct {
+	b    *bed
+	name string
+}
+
+func (t target) call(what string) {
+	t.b.mu.Lock()
+	defer t.b.mu.Unlock()
+	t.b.calls[what+" "+t.name]++
+	if what == "render" && t.b.panics == t.name {
+		panic("oh no")
+	}
+}
+
+func (t target) oid() plan.ObjectID { return plan.ObjectID{Kind: "Object", Name: t.name} }
+
+func (t target) Render(_ context.Context, s *sources.Snapshot) (targets.Rendered, error) {
+	t.call("render")
+	content, err := fs.ReadFile(s.FS, t.name+"/object")
+	return targets.Rendered{Stack: t.name, Environment: "e", Revision: s.Revision, Digest: digest.FromBytes(content), Private: string(content)}, err
+}
+
+func (t target) Plan(_ context.Context, r targets.Rendered, _ ...plan.ObjectID) (plan.Plan, error) {
+	t.call("plan")
+	t.b.mu.Lock()
+	defer t.b.mu.Unlock()
+	p := plan.Plan{Stack: t.name, Environment: "e", Target: "fake", Revision: r.Revision, Rendered: r.Digest, Private: r.Private}
+	if live, ok := t.b.live[t.name]; !ok {
+		p.Changes = []plan.Change{{ID: t.oid(), Action: plan.Create, After: r.Digest}}
+	} else if live != r.Private {
+		p.Changes = []plan.Change{{ID: t.oid(), Action: plan.Update, After: r.Digest, Fields: []plan.Field{{Path: "/v", From: live, To: r.Private.(string)}}}}
+	}
+	return p, nil
+}
+
+func (t target) Apply(_ context.Context, g gate.Grant) (targets.Receipt, error) {
+	t.call("apply")
+	p, err := g.Plan()
+	if err != nil {
+		return targets.Receipt{}, err
+	}
+	t.b.mu.Lock()
+	defer t.b.mu.Unlock()
+	if t.b.stale[t.name] > 0 {
+		t.b.stale[t.name]--
+		return targets.Receipt{}, fault.Wrap(fault.Transient, "", "", fmt.Errorf("moved: %w", targets.ErrStale))
+	}
+	t.b.live[t.name] = p.Private.(string)
+	return targets.Receipt{Stack: t.name, Plan: p.Digest()}, nil
+}
+
+func (t target) Desired(_ context.Context, r targets.Rendered) (map[plan.ObjectID]digest.Digest, error) {
+	return map[plan.ObjectID]digest.Digest{t.oid(): r.Digest}, nil
+}
+
+func (t target) Observe(ctx context.Context, _ targets.Rendered, found func(targets.Finding)) error {
+	t.b.with(func() { t.b.found[t.name] = found })
+	<-ctx.Done()
+	return nil
+}
+
+// discover makes a stack of each folder.
+func (b *bed) discover(_ context.Context, snap *sources.Snapshot) ([]Stack, error) {
+	names, err := fs.Glob(snap.FS, "*/object")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []Stack
+	for _, n := range names {
+		name := path.Dir(n)
+		s := Stack{
+			Name: name, Environment: "e", Dir: name, TargetName: "fake", Key: name + b.depends[name], Drift: drift.Rules{Mode: drift.Revert},
+			Policy: b, Err: b.bad[name], Build: func() (targets.Target, error) { return target{b, name}, nil },
+		}
+		if d := b.depends[name]; d != "" {
+			s.DependsOn = []string{d}
+		}
+		out = append(out, s)
+	}
+	return out, err
+}
+
+func (b *bed) new() *Reconciler {
+	b.t.Helper()
+	r, err := New(Config{
+		Repositories: []Repository{{
+			Name: "repo", Interval: 5 * time.Millisecond, Source: b, Discover: b.discover,
+			Authorise: func(_ context.Context, _, head string, _ time.Time) (verify.Evidence, error) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				if head == b.refuse {
+					return verify.Evidence{}, fault.New(fault.Denied, "", "", "nobody signed %s", head)
+				}
+				return verify.Evidence{Subject: verify.Subject{Kind: "commit", Reference: head}, Checks: []verify.Check{{Name: "commit", OK: true}}}, nil
+			},
+		}},
+		Artifacts: b, Gate: gate.New(b, gate.Limits{}), Ledger: b, StateDir: b.state, Workers: 4,
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Scrub: func(s string) string { return s },
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// run runs r until stop is called.
+func (b *bed) run(r *Reconciler) (stop func()) {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				b.t.Errorf("Run: %v", err)
+			}
+		})
+	}
+	b.t.Cleanup(stop)
+	return stop
+}
+
+// until waits until ok.
+func (b *bed) until(what string, ok func() bool) {
+	b.t.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			b.t.Fatalf("%s did not happen", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func status(r *Reconciler, name string) Status {
+	for _, s := range r.Status().Stacks {
+		if s.Stack == name {
+			return s
+		}
+	}
+	return Status{}
+}
+
+func (b *bed) untilPhase(r *Reconciler, name string, p Phase) Status {
+	b.t.Helper()
+	b.until(fmt.Sprintf("%s %s", name, p), func() bool { return status(r, name).Phase == p })
+	return status(r, name)
+}
+
+func TestWorkFollowsChange(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "b")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.untilPhase(r, "b", Ready)
+	b.push(map[string]string{"b/object": "v2"})
+	b.until("b at the new commit", func() bool { return status(r, "b").Applied == "commit-2" && status(r, "a").Applied == "commit-2" })
+	if n := b.count("render a"); n != 1 {
+		t.Errorf("a was rendered %d times, though nothing that it reads changed", n)
+	}
+	if n := b.count("plan a"); n != 1 {
+		t.Errorf("a was planned %d times", n)
+	}
+}
+
+func TestOneStackDoesNotHurtAnother(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "good", "panics", "denied", "bad")
+	b.panics, b.denied["denied"], b.bad["bad"] = "panics", true, fault.New(fault.Invalid, "", "", "no such field")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "good", Ready)
+	if st := b.untilPhase(r, "panics", Failed); !strings.Contains(st.Message, "panic") {
+		t.Errorf("message %q", st.Message)
+	}
+	if st := b.untilPhase(r, "denied", Denied); !strings.Contains(st.Message, "not like this") {
+		t.Errorf("message %q", st.Message)
+	}
+	b.untilPhase(r, "bad", Invalid)
+	b.until("the denial on record", func() bool { return b.recorded(ledger.Refused, "denied", "denied") == 1 })
+	if b.count("apply denied") != 0 || b.recorded(ledger.Intent, "denied", "") != 0 {
+		t.Error("a denied stack was applied")
+	}
+}
+
+func TestRefusedCommitKeepsTheOldState(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.with(func() { b.refuse = "commit-2" })
+	b.push(map[string]string{"a/object": "evil"})
+	b.until("the refusal", func() bool { return strings.Contains(r.Status().Repositories[0].Message, "nobody signed") })
+	b.until("the refusal on record", func() bool { return b.recorded(ledger.Refused, "", "denied") == 1 })
+	if got := r.Status().Repositories[0].Verified; got != "commit-1" {
+		t.Errorf("verified %s", got)
+	}
+	b.drift("a", "edited")
+	b.until("the repair", func() bool { return b.object("a") == "v1" })
+	b.push(map[string]string{"a/object": "v3"})
+	b.until("the next good commit", func() bool { return b.object("a") == "v3" })
+}
+
+// drift changes an object behind the daemon's back and reports it.
+func (b *bed) drift(name, content string) {
+	b.until("the observer of "+name, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.found[name] != nil
+	})
+	var found func(targets.Finding)
+	b.with(func() { b.live[name] = content; found = b.found[name] })
+	found(targets.Finding{ID: target{b, name}.oid(), Class: targets.Modified, Fields: []plan.Field{{Path: "/v", From: content}}, Detected: time.Now()})
+}
+
+func (b *bed) object(name string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.live[name]
+}
+
+// A stack file that asks for what the operator denies must not end the
+// enforcement of what was granted before.
+func TestRefusedRequestKeepsTheOldState(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.with(func() { b.bad["a"] = fault.New(fault.Denied, "", "", "not your namespace") })
+	b.push(nil)
+	if st := b.untilPhase(r, "a", Denied); st.Message != "a: not your namespace" {
+		t.Errorf("message %q", st.Message)
+	}
+	b.drift("a", "edited")
+	b.until("the repair", func() bool { return b.object("a") == "v1" })
+	b.with(func() { b.bad["a"] = nil })
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("the next good request", func() bool { return b.object("a") == "v2" })
+	b.untilPhase(r, "a", Ready)
+}
+
+func TestStalePlanIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.stale["a"] = 1
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	if n := b.count("plan a"); n != 2 {
+		t.Errorf("%d plans, want 2", n)
+	}
+	if b.recorded(ledger.Applied, "a", "failed") != 1 {
+		t.Error("the stale apply is not on record")
+	}
+}
+
+func TestDependencies(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "web", "db", "x", "y")
+	b.depends = map[string]string{"web": "db", "x": "y", "y": "x"}
+	b.denied["db"] = true
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "db", Denied)
+	if st := b.untilPhase(r, "web", Waiting); !strings.Contains(st.Message, `"db", which is denied`) {
+		t.Errorf("message %q", st.Message)
+	}
+	if st := b.untilPhase(r, "x", Invalid); !strings.Contains(st.Message, "cycle: x → y → x") {
+		t.Errorf("message %q", st.Message)
+	}
+	b.with(func() { b.denied["db"] = false })
+	b.push(map[string]string{"db/object": "v2"})
+	b.untilPhase(r, "web", Ready)
+}
+
+// After a restart the daemon enforces what was granted, with the source down,
+// without planning or judging it again.
+func TestRestartWithoutTheSource(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	stop := b.run(r)
+	b.untilPhase(r, "a", Ready)
+	stop()
+	b.with(func() { b.down, b.found = true, map[string]func(targets.Finding){}; clear(b.calls) })
+	r = b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	if n := b.count("plan a"); n != 0 {
+		t.Errorf("%d plans after the restart, want none", n)
+	}
+	b.drift("a", "edited")
+	b.until("the repair", func() bool { return b.object("a") == "v1" })
+}
+
+// What was granted must render to the same digest, or it is judged anew.
+func TestRestartWithOtherContent(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	stop := b.run(r)
+	b.untilPhase(r, "a", Ready)
+	stop()
+	b.with(func() { b.files["a/object"] = "altered"; b.denied["a"] = true })
+	r = b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Denied)
+	if b.object("a") != "v1" {
+		t.Error("altered content was applied")
+	}
+}
+
+func TestDanglingIntentsAreClosed(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.open = []ledger.Numbered{{Index: 7, Entry: ledger.Entry{Type: ledger.Intent, Stack: "a"}}}
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.entries[0]; e.Type != ledger.Applied || e.Outcome != "abandoned" || e.Intent == nil || *e.Intent != 7 {
+		t.Errorf("the first entry is %+v", e)
+	}
+}
+
+func TestStackFileGone(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "b")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.untilPhase(r, "b", Ready)
+	b.push(map[string]string{"a/object": "", "b/object": ""})
+	b.untilPhase(r, "a", Held)
+	b.untilPhase(r, "b", Held)
+	if b.object("a") != "v1" || b.object("b") != "v1" {
+		t.Error("something was deleted")
+	}
+	b.push(map[string]string{"a/object": "v2"})
+	b.untilPhase(r, "a", Ready)
+}
+
+func TestConfigValidate(t *testing.T) {
+	t.Parallel()
+	err := Config{}.Validate()
+	for _, want := range []string{"repositories", "artifact verifier", "gate", "ledger", "state folder", "workers", "logger", "metrics", "scrubber"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not name the missing %s", err, want)
+		}
+	}
+}
+
+func TestTracker(t *testing.T) {
+	t.Parallel()
+	snap := &sources.Snapshot{FS: identified{fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("1")}}}}
+	track := newTracker(snap)
+	s := track.snapshot()
+	if _, err := fs.ReadFile(s.FS, "a/x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.Stat(s.FS, "a/missing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	in := track.inputs()
+	if names := slices.Sorted(maps.Keys(in)); !slices.Equal(names, []string{"a/missing", "a/x"}) {
+		t.Errorf("noted %v", names)
+	}
+	for name, tc := range map[string]struct {
+		fs   fstest.MapFS
+		same bool
+	}{
+		"nothing changed":    {fstest.MapFS{"a/x": {Data: []byte("1")}}, true},
+		"another file":       {fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("2")}}, true},
+		"the file that read": {fstest.MapFS{"a/x": {Data: []byte("2")}}, false},
+		"a file appears":     {fstest.MapFS{"a/x": {Data: []byte("1")}, "a/missing": {}}, false},
+		"the file is gone":   {fstest.MapFS{}, false},
+	} {
+		if got := sameInputs(in, &sources.Snapshot{FS: identified{tc.fs}}); got != tc.same {
+			t.Errorf("%s: same = %t", name, got)
+		}
+	}
+	if sameInputs(nil, snap) {
+		t.Error("a rendering that read nothing counts as unchanged")
+	}
+}
