@@ -425,8 +425,9 @@ func TestObserve(t *testing.T) {
 	if f = next(t, found); f.ID.Name != "web" || f.Actor != "kubectl-edit" || f.Fields[0].Path != "/spec/replicas" {
 		t.Errorf("finding: %s", mustJSON(f))
 	}
-	if got := n.Load(); got != 2 {
-		t.Errorf("%d requests for 10 harmless updates and one drift; want 2 (read, dry run)", got)
+	// A read and a dry run; both again if a controller writes in between.
+	if got := n.Load(); got < 2 || got > 4 {
+		t.Errorf("%d requests for 10 harmless updates and one drift; want 2 (read, dry run), or 4 after a conflict", got)
 	}
 	if len(found) != 0 {
 		t.Errorf("one finding too many: %s", mustJSON(<-found))
