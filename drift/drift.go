@@ -131,7 +131,10 @@ func within(pattern, pointer string) bool {
 func FromPlan(p plan.Plan, now time.Time) []targets.Finding {
 	out := make([]targets.Finding, 0, len(p.Changes))
 	for _, c := range p.Changes {
-		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Since: now, Detected: now}
+		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now}
+		if f.Since.IsZero() {
+			f.Since = now
+		}
 		switch c.Action {
 		case plan.Create:
 			f.Class = targets.Missing
@@ -177,6 +180,9 @@ func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
 	old, ok := o.m[f.ID]
 	if ok && old.key == key {
 		return old.finding, false
+	}
+	if ok && !old.finding.Since.IsZero() && old.finding.Since.Before(f.Since) {
+		f.Since = old.finding.Since
 	}
 	o.m[f.ID] = entry{f, key}
 	return f, true

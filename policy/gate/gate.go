@@ -167,34 +167,11 @@ func (g *Gate) judge(r Request, sum digest.Digest) error {
 			"remove fewer objects in one commit, or raise limits.maxDeletes in the operator's file",
 			"the plan removes %d objects, the limit is %d", removes, g.limits.MaxDeletes)
 	}
-	if !g.limits.AllowEmpty && removes > 0 && removes == len(p.Changes) && g.removesAll(p) {
-		return fault.New(fault.Waiting, op,
-			"check that the stack's folder is what you meant; delete the stack file to retire a stack",
-			"the plan removes everything that the stack owns (%d objects)", removes)
+	if !g.limits.AllowEmpty && removes > 0 && p.Keeps == 0 {
+		return fault.New(fault.Waiting, op, "check that the stack's folder is what you meant",
+			"the plan removes everything that the stack has (%d objects)", removes)
 	}
 	return nil
-}
-
-// removesAll reports whether p leaves nothing of what the stack was granted last.
-func (g *Gate) removesAll(p plan.Plan) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s, ok := g.standing[p.Stack]
-	if !ok {
-		return false
-	}
-	gone := map[plan.ObjectID]bool{}
-	for _, c := range p.Changes {
-		if c.Action == plan.Delete {
-			gone[c.ID] = true
-		}
-	}
-	for id := range s.Objects {
-		if !gone[id] {
-			return false
-		}
-	}
-	return len(s.Objects) > 0
 }
 
 // Stand makes what r asks for the state that Restore may lead back to, once it

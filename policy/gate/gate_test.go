@@ -90,33 +90,32 @@ func TestAdmitRefuses(t *testing.T) {
 		limits Limits
 		want   string
 	}{
-		"no revision":                    {change: func(r *Request) { r.Plan.Revision.ID = "" }, want: "names no stack"},
-		"commit without evidence":        {change: func(r *Request) { r.Commit.Checks = nil }, want: "no verified evidence"},
-		"commit with a failed check":     {change: func(r *Request) { r.Commit.Checks = failed }, want: "no verified evidence"},
-		"evidence about another commit":  {change: func(r *Request) { r.Commit.Subject.Reference = "beef" }, want: "the commit evidence is about"},
-		"evidence for another place":     {change: func(r *Request) { r.Report.Environment = "staging" }, want: "judged for environment"},
-		"artifact without evidence":      {change: func(r *Request) { r.Report.Evidence = nil }, want: "no verified evidence"},
-		"artifact without digest":        {change: func(r *Request) { r.Artifacts[0].Digest = "" }, want: "no verified evidence"},
-		"artifact with a failed check":   {change: func(r *Request) { r.Report.Evidence[0].Checks = failed }, want: "not every check passed"},
-		"artifact with no check":         {change: func(r *Request) { r.Report.Evidence[0].Checks = nil }, want: "not every check passed"},
-		"evidence of another artifact":   {change: func(r *Request) { r.Report.Evidence[0].Subject.Digest = digest.FromString("other") }, want: "no verified evidence"},
-		"files refused":                  {change: func(r *Request) { r.Rendered.Results = []policy.Result{{Level: policy.Deny}} }, want: "refuses the rendered stage"},
-		"plan refused":                   {change: func(r *Request) { r.Planned.Results = []policy.Result{{Level: policy.Violation}} }, want: "refuses the plan stage"},
-		"no rule judged the files":       {change: func(r *Request) { r.Rendered.Rules = 0 }, want: "refuses the rendered stage"},
-		"no rule judged the plan":        {change: func(r *Request) { r.Planned.Rules = 0 }, want: "refuses the plan stage"},
-		"decision about other files":     {change: func(r *Request) { r.Rendered.Of = digest.FromString("x") }, want: "about something else"},
-		"decision about another plan":    {change: func(r *Request) { r.Plan.Changes[0].ID.Name = "api" }, want: "about something else"},
-		"one decision used for both":     {change: func(r *Request) { r.Planned = r.Rendered }, want: "about something else"},
-		"no decision":                    {change: func(r *Request) { r.Planned = policy.Decision{} }, want: "about something else"},
-		"more deletes than the limit":    {change: deletes(3), limits: Limits{MaxDeletes: 2}, want: "the limit is 2"},
-		"replaces count as deletes":      {change: replaces(3), limits: Limits{MaxDeletes: 2}, want: "the limit is 2"},
-		"everything that the stack owns": {change: deletes(1), want: "removes everything"},
+		"no revision":                   {change: func(r *Request) { r.Plan.Revision.ID = "" }, want: "names no stack"},
+		"commit without evidence":       {change: func(r *Request) { r.Commit.Checks = nil }, want: "no verified evidence"},
+		"commit with a failed check":    {change: func(r *Request) { r.Commit.Checks = failed }, want: "no verified evidence"},
+		"evidence about another commit": {change: func(r *Request) { r.Commit.Subject.Reference = "beef" }, want: "the commit evidence is about"},
+		"evidence for another place":    {change: func(r *Request) { r.Report.Environment = "staging" }, want: "judged for environment"},
+		"artifact without evidence":     {change: func(r *Request) { r.Report.Evidence = nil }, want: "no verified evidence"},
+		"artifact without digest":       {change: func(r *Request) { r.Artifacts[0].Digest = "" }, want: "no verified evidence"},
+		"artifact with a failed check":  {change: func(r *Request) { r.Report.Evidence[0].Checks = failed }, want: "not every check passed"},
+		"artifact with no check":        {change: func(r *Request) { r.Report.Evidence[0].Checks = nil }, want: "not every check passed"},
+		"evidence of another artifact":  {change: func(r *Request) { r.Report.Evidence[0].Subject.Digest = digest.FromString("other") }, want: "no verified evidence"},
+		"files refused":                 {change: func(r *Request) { r.Rendered.Results = []policy.Result{{Level: policy.Deny}} }, want: "refuses the rendered stage"},
+		"plan refused":                  {change: func(r *Request) { r.Planned.Results = []policy.Result{{Level: policy.Violation}} }, want: "refuses the plan stage"},
+		"no rule judged the files":      {change: func(r *Request) { r.Rendered.Rules = 0 }, want: "refuses the rendered stage"},
+		"no rule judged the plan":       {change: func(r *Request) { r.Planned.Rules = 0 }, want: "refuses the plan stage"},
+		"decision about other files":    {change: func(r *Request) { r.Rendered.Of = digest.FromString("x") }, want: "about something else"},
+		"decision about another plan":   {change: func(r *Request) { r.Plan.Changes[0].ID.Name = "api" }, want: "about something else"},
+		"one decision used for both":    {change: func(r *Request) { r.Planned = r.Rendered }, want: "about something else"},
+		"no decision":                   {change: func(r *Request) { r.Planned = policy.Decision{} }, want: "about something else"},
+		"more deletes than the limit":   {change: deletes(3), limits: Limits{MaxDeletes: 2}, want: "the limit is 2"},
+		"replaces count as deletes":     {change: replaces(3), limits: Limits{MaxDeletes: 2}, want: "the limit is 2"},
+		"everything that the stack has": {change: func(r *Request) { deletes(1)(r); r.Plan.Keeps = 0; *r = seal(*r) }, want: "removes everything"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := &memory{}
 			g := New(m, tc.limits)
-			g.Resume("web", Standing{Objects: map[plan.ObjectID]digest.Digest{{Kind: "ConfigMap", Name: "0"}: "sha256:x"}})
 			r := good()
 			tc.change(&r)
 			grant, err := g.Admit(t.Context(), r)
@@ -139,7 +138,7 @@ func replaces(n int) func(*Request) { return removes(n, plan.Replace) }
 
 func removes(n int, a plan.Action) func(*Request) {
 	return func(r *Request) {
-		r.Plan.Changes = nil
+		r.Plan.Changes, r.Plan.Keeps = nil, 1
 		for i := range n {
 			r.Plan.Changes = append(r.Plan.Changes, plan.Change{ID: plan.ObjectID{Kind: "ConfigMap", Name: string(rune('0' + i))}, Action: a})
 		}

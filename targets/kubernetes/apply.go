@@ -242,8 +242,8 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 			t.c.clean(t, c.ID, live, true)
 			return nil
 		}
-		if c.Action == plan.Create && (apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)) {
-			return stale(c.ID, "it exists by now")
+		if c.Action == plan.Create {
+			return t.notCreated(ctx, c, err)
 		}
 		moved := apierrors.IsConflict(err) || (apierrors.IsInvalid(err) && w.otherUID(ctx, c))
 		if !moved {
@@ -254,6 +254,17 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		}
 	}
 	return fault.New(fault.Transient, opApply, "", "%s: somebody else writes it all the time", c.ID)
+}
+
+// notCreated says why a create failed. A conflict means that the object exists,
+// unless it is about something else, such as a quota that many use at once.
+func (t *Target) notCreated(ctx context.Context, c *change, err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		if live, gerr := t.c.get(ctx, c.res, c.ID); gerr != nil || live != nil {
+			return stale(c.ID, "it exists by now")
+		}
+	}
+	return t.c.apiError(opApply, c.ID, err)
 }
 
 // otherUID reports whether the live object is another one than was judged: the

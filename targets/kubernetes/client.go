@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,7 +125,7 @@ func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 		kind, hint = fault.Invalid, "correct apiVersion and kind, or deploy its CustomResourceDefinition first"
 	case immutable(err):
 		kind, hint = fault.Invalid, "rename the object, or delete it by hand: the field cannot be changed in place"
-	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsMethodNotSupported(err), untyped(err):
 		kind, hint = fault.Invalid, "correct the manifest"
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		kind, hint = fault.Waiting, "wait until the namespace is gone"
@@ -138,7 +139,7 @@ func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 	var status apierrors.APIStatus
 	text := c.cfg.Masker.Scrub(err.Error())
 	if id.Kind == "Secret" && errors.As(err, &status) {
-		text = string(status.Status().Reason)
+		text = cmp.Or(string(status.Status().Reason), fmt.Sprintf("the API server answers %d", status.Status().Code))
 		if d := status.Status().Details; d != nil {
 			for _, cause := range d.Causes {
 				text += fmt.Sprintf(" %s (%s)", cause.Field, cause.Type)
@@ -158,6 +159,14 @@ func (m *masked) Error() string { return m.text }
 
 // Is lets callers compare with sentinels; the text of the cause stays hidden.
 func (m *masked) Is(target error) bool { return errors.Is(m.err, target) }
+
+// untyped reports whether the API server could not read what was sent as an
+// object of its kind: a server-side apply of an unknown field, or of a value of
+// another type, is answered with 500 and no reason, by its text alone.
+func untyped(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && strings.HasPrefix(status.Status().Message, "failed to create typed patch object")
+}
 
 // immutable reports whether the API server refused to change a field in place.
 func immutable(err error) bool {

@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/mask"
 	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/targets/plan"
@@ -72,6 +73,7 @@ type Cluster struct {
 	claimsMu sync.Mutex
 	claims   map[plan.ObjectID]map[string]bool // object → owners whose newest rendering has it
 	owners   map[string]map[plan.ObjectID]bool // the same, by owner
+	holders  map[string]*Target                // who made an owner's claims
 
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked
@@ -126,6 +128,7 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 		resources: map[schema.GroupVersionKind]resource{},
 		claims:    map[plan.ObjectID]map[string]bool{},
 		owners:    map[string]map[plan.ObjectID]bool{},
+		holders:   map[string]*Target{},
 		tracked:   map[plan.ObjectID]*tracked{},
 		watches:   map[watchKey]*watch{},
 		wake:      make(chan struct{}, 1),
@@ -181,27 +184,33 @@ var (
 	_ targets.Closer        = (*Target)(nil)
 )
 
-// New returns the target of one stack. It does no I/O.
+const opNew = "targets/kubernetes.New"
+
+// New returns the target of one stack. It does no I/O. A spec that cannot be is
+// an error of kind fault.Invalid.
 func New(c *Cluster, s Spec) (*Target, error) {
+	bad := func(format string, args ...any) error {
+		return fault.WithStack(s.Stack, fault.New(fault.Invalid, opNew, "correct the stack file, or the operator's", format, args...))
+	}
 	if c == nil {
-		return nil, errors.New("kubernetes: no cluster")
+		return nil, bad("no cluster")
 	}
 	for _, n := range []struct{ what, name string }{{"stack", s.Stack}, {"environment", s.Environment}} {
 		if n.name == "" || strings.ContainsAny(n.name, "/ \n\t") {
-			return nil, fmt.Errorf("kubernetes: %q is no name of a %s", n.name, n.what)
+			return nil, bad("%q is no name of a %s", n.name, n.what)
 		}
 	}
 	switch {
 	case s.Namespace == "":
-		return nil, fmt.Errorf("kubernetes: stack %s: no namespace", s.Stack)
+		return nil, bad("no namespace")
 	case (s.Kustomize == "") == (len(s.Manifests) == 0):
-		return nil, fmt.Errorf("kubernetes: stack %s: exactly one of kustomize and manifests must be set", s.Stack)
+		return nil, bad("exactly one of kustomize and manifests must be set")
 	case len(s.Allow.Kinds) == 0:
-		return nil, fmt.Errorf(`kubernetes: stack %s: no kind is allowed (["*"] allows all namespaced ones)`, s.Stack)
+		return nil, bad(`no kind is allowed (["*"] allows all namespaced ones)`)
 	}
 	for _, g := range append(append([]string{}, s.Allow.Namespaces...), s.Allow.Kinds...) {
 		if _, err := path.Match(g, ""); err != nil {
-			return nil, fmt.Errorf("kubernetes: stack %s: pattern %q: %w", s.Stack, g, err)
+			return nil, bad("pattern %q: %w", g, err)
 		}
 	}
 	if len(s.Allow.Namespaces) == 0 {
@@ -212,24 +221,18 @@ func New(c *Cluster, s Spec) (*Target, error) {
 
 // Close withdraws the stack's claims and forgets what it watches.
 func (t *Target) Close() error {
-	t.c.claim(t.owner, nil)
+	t.c.withdraw(t)
 	t.c.forget(t)
 	return nil
 }
 
 // claim replaces what owner claims. A nil set ends the claim.
-func (c *Cluster) claim(owner string, ids map[plan.ObjectID]bool) {
+func (c *Cluster) claim(t *Target, ids map[plan.ObjectID]bool) {
 	c.claimsMu.Lock()
 	defer c.claimsMu.Unlock()
-	for id := range c.owners[owner] {
-		if delete(c.claims[id], owner); len(c.claims[id]) == 0 {
-			delete(c.claims, id)
-		}
-	}
-	delete(c.owners, owner)
-	if ids == nil {
-		return
-	}
+	owner := t.owner
+	c.unclaim(owner)
+	c.holders[owner] = t
 	c.owners[owner] = ids
 	for id := range ids {
 		if c.claims[id] == nil {
@@ -237,6 +240,26 @@ func (c *Cluster) claim(owner string, ids map[plan.ObjectID]bool) {
 		}
 		c.claims[id][owner] = true
 	}
+}
+
+// withdraw ends the claims of t, unless a newer target of the same stack made them.
+func (c *Cluster) withdraw(t *Target) {
+	c.claimsMu.Lock()
+	defer c.claimsMu.Unlock()
+	if c.holders[t.owner] == t {
+		c.unclaim(t.owner)
+		delete(c.holders, t.owner)
+	}
+}
+
+// unclaim forgets the claims of an owner. The caller holds claimsMu.
+func (c *Cluster) unclaim(owner string) {
+	for id := range c.owners[owner] {
+		if delete(c.claims[id], owner); len(c.claims[id]) == 0 {
+			delete(c.claims, id)
+		}
+	}
+	delete(c.owners, owner)
 }
 
 // otherClaim returns the first other owner, by name, whose newest rendering has id, or "".
@@ -250,6 +273,13 @@ func (c *Cluster) otherClaim(owner string, id plan.ObjectID) string {
 		}
 	}
 	return other
+}
+
+// hasClaim reports whether owner's newest rendering has id.
+func (c *Cluster) hasClaim(owner string, id plan.ObjectID) bool {
+	c.claimsMu.Lock()
+	defer c.claimsMu.Unlock()
+	return c.claims[id][owner]
 }
 
 // gaveUp reports whether owner is a stack of this process whose newest

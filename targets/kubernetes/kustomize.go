@@ -28,7 +28,8 @@ type kustomization struct {
 	t    *Target
 	tree *tree
 	mem  filesys.FileSystem
-	seen map[string]bool
+	seen map[copied]int64      // files that were copied, with their size
+	dirs map[string]*weight    // folders by path; nil: being read
 	docs map[string][]declared // objects by file, to find lines
 }
 
@@ -38,8 +39,8 @@ func (t *Target) kustomize(tr *tree) ([]declared, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kustomization{t: t, tree: tr, mem: filesys.MakeFsInMemory(), seen: map[string]bool{}, docs: map[string][]declared{}}
-	if err := k.folder(root, true, 0); err != nil {
+	k := &kustomization{t: t, tree: tr, mem: filesys.MakeFsInMemory(), seen: map[copied]int64{}, dirs: map[string]*weight{}, docs: map[string][]declared{}}
+	if _, err := k.folder(root, true, 0); err != nil {
 		return nil, err
 	}
 	loadSchema()
@@ -66,63 +67,103 @@ func (t *Target) kustomize(tr *tree) ([]declared, error) {
 	return out, nil
 }
 
-// folder checks and copies the kustomization in dir, and what it names.
-func (k *kustomization) folder(dir string, root bool, depth int) error {
-	if k.seen[dir] {
-		return nil
+// weight is what krusty does for one mention of a folder: it loads a folder
+// again for each mention, and so what is in it.
+type weight struct {
+	visits  int
+	objects int   // at least; a file counts as one where it cannot be told
+	bytes   int64 // of all files
+}
+
+// add counts one mention of what weighs o. It refuses what would keep krusty,
+// which cannot be stopped, busy for too long.
+func (w *weight) add(name string, o weight) error {
+	w.visits += o.visits
+	w.objects += o.objects
+	w.bytes += o.bytes
+	const hint = "mention each base and each file once"
+	switch {
+	case w.visits > maxVisits:
+		return invalid(hint, "%s: more than %d folders, each counted as often as it is mentioned", name, maxVisits)
+	case w.objects > maxObjects:
+		return invalid(hint, "%s: more than %d objects, each counted as often as its file is mentioned", name, maxObjects)
+	case w.bytes > maxTreeBytes:
+		return invalid(hint, "%s: more than %d bytes, each file counted as often as it is mentioned", name, maxTreeBytes)
 	}
-	k.seen[dir] = true
+	return nil
+}
+
+// folder checks and copies the kustomization in dir, and what it names, once,
+// and returns what one mention of dir weighs.
+func (k *kustomization) folder(dir string, root bool, depth int) (weight, error) {
+	if w, there := k.dirs[dir]; w != nil {
+		return *w, nil
+	} else if there {
+		return weight{}, invalid("remove one of the references", "%s: the folder is a base of itself", dir)
+	}
+	k.dirs[dir] = nil
 	if depth > maxDepth {
-		return invalid("", "%s: bases are nested deeper than %d", dir, maxDepth)
+		return weight{}, invalid("", "%s: bases are nested deeper than %d", dir, maxDepth)
 	}
 	name, b, err := k.file(dir)
 	if err != nil {
-		return err
+		return weight{}, err
 	}
 	var spec types.Kustomization
 	if err := spec.Unmarshal(b); err != nil { // the very call that krusty makes, so both see the same
-		return invalid("", "%s: %w", name, err)
+		return weight{}, invalid("", "%s: %w", name, err)
 	}
 	if err := refuse(name, &spec); err != nil {
-		return err
+		return weight{}, err
 	}
 	spec.FixKustomization()
 	if root {
 		if b, err = withOrigin(b); err != nil {
-			return invalid("", "%s: %w", name, err)
+			return weight{}, invalid("", "%s: %w", name, err)
 		}
 	}
 	if err := k.mem.WriteFile("/"+name, b); err != nil {
-		return invalid("", "%s: %w", name, err)
+		return weight{}, invalid("", "%s: %w", name, err)
 	}
+	w := weight{visits: 1, objects: len(spec.ConfigMapGenerator) + len(spec.SecretGenerator), bytes: int64(len(b))}
 	for _, p := range append(spec.Resources, spec.Components...) {
 		to, err := k.inside(name, dir, p)
 		if err != nil {
-			return err
+			return weight{}, err
 		}
 		isDir, err := k.tree.isDir(to)
 		if err != nil {
-			return err
+			return weight{}, err
 		}
+		var one weight
 		if isDir {
-			err = k.folder(to, false, depth+1)
+			one, err = k.folder(to, false, depth+1)
 		} else {
-			err = k.copy(to, true)
+			one.bytes, err = k.copy(to, true)
+			one.objects = max(1, len(k.docs[to]))
+		}
+		if err == nil {
+			err = w.add(name, one)
 		}
 		if err != nil {
-			return err
+			return weight{}, err
 		}
 	}
 	for _, f := range namedFiles(&spec) {
 		to, err := k.inside(name, dir, f.path)
 		if err != nil {
-			return err
+			return weight{}, err
 		}
-		if err := k.copy(to, f.yaml); err != nil {
-			return err
+		size, err := k.copy(to, f.yaml)
+		if err == nil {
+			err = w.add(name, weight{bytes: size})
+		}
+		if err != nil {
+			return weight{}, err
 		}
 	}
-	return nil
+	k.dirs[dir] = &w
+	return w, nil
 }
 
 // file returns the one kustomization file of dir, with variables replaced.
@@ -145,7 +186,7 @@ func (k *kustomization) file(dir string) (string, []byte, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	b, err = k.t.substitute(name, b)
+	b, err = k.t.substitute(k.tree, name, b)
 	return name, b, err
 }
 
@@ -189,30 +230,36 @@ func (k *kustomization) inside(file, dir, p string) (string, error) {
 	return to, nil
 }
 
-// copy brings one file into memory. In YAML variables are replaced.
-func (k *kustomization) copy(name string, isYAML bool) error {
-	key := fmt.Sprint(name, isYAML)
-	if k.seen[key] {
-		return nil
+// copy brings one file into memory, once, and returns its size. In YAML
+// variables are replaced.
+func (k *kustomization) copy(name string, isYAML bool) (int64, error) {
+	key := copied{name, isYAML}
+	if size, done := k.seen[key]; done {
+		return size, nil
 	}
-	k.seen[key] = true
 	b, err := k.tree.read(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if isYAML {
-		if b, err = k.t.substitute(name, b); err != nil {
-			return err
+		if b, err = k.t.substitute(k.tree, name, b); err != nil {
+			return 0, err
 		}
 		// Kustomize is lax about duplicate keys. A JSON patch is a list, no object.
 		if k.docs[name], err = decode(name, b); err != nil && !errors.Is(err, errNotObject) {
-			return err
+			return 0, err
 		}
 	}
 	if err := k.mem.WriteFile("/"+name, b); err != nil {
-		return invalid("", "%s: %w", name, err)
+		return 0, invalid("", "%s: %w", name, err)
 	}
-	return nil
+	k.seen[key] = int64(len(b))
+	return int64(len(b)), nil
+}
+
+type copied struct {
+	name string
+	yaml bool
 }
 
 type namedFile struct {

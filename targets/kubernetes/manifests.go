@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -58,7 +59,7 @@ func (t *Target) manifests(tr *tree) ([]declared, error) {
 		if err != nil {
 			return nil, err
 		}
-		if b, err = t.substitute(name, b); err != nil {
+		if b, err = t.substitute(tr, name, b); err != nil {
 			return nil, err
 		}
 		ds, err := decode(name, b)
@@ -129,19 +130,56 @@ func isManifest(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
 }
 
-// substitute replaces ${NAME} by the stack's variables. One that is not set is an error.
-func (t *Target) substitute(name string, b []byte) ([]byte, error) {
+// variable is the one form of a reference that is replaced.
+var variable = regexp.MustCompile(`^\$\{[A-Za-z_][A-Za-z0-9_]*\}`)
+
+// substitute replaces ${NAME} by the stack's variables, and $$ by $. A variable
+// that is not set is an error, and so are the operators and nested references
+// that envsubst knows as well: a few bytes of them can make gigabytes. Each
+// reference is replaced on its own, since envsubst copies what it is given for
+// every $$ and recurses for every reference.
+func (t *Target) substitute(tr *tree, name string, b []byte) ([]byte, error) {
 	if t.spec.Variables == nil || !bytes.Contains(b, []byte("${")) {
 		return b, nil
 	}
-	s, err := envsubst.Eval(string(b), func(v string) (string, bool) {
+	at := func(rest []byte) string {
+		return fmt.Sprintf("%s:%d", name, 1+bytes.Count(b[:len(b)-len(rest)], []byte("\n")))
+	}
+	lookup := func(v string) (string, bool) {
 		value, ok := t.spec.Variables[v]
 		return value, ok
-	})
-	if err != nil {
-		return nil, invalid("set the variable in the operator's file, or write $${NAME} for a literal ${NAME}", "%s: %w", name, err)
 	}
-	return []byte(s), nil
+	var out []byte
+	for rest := b; ; {
+		i := bytes.IndexByte(rest, '$')
+		if i < 0 {
+			out = append(out, rest...)
+			break
+		}
+		out, rest = append(out, rest[:i]...), rest[i:]
+		ref := variable.Find(rest)
+		switch {
+		case bytes.HasPrefix(rest, []byte("$$")):
+			ref = rest[:2]
+		case ref == nil && bytes.HasPrefix(rest, []byte("${")):
+			return nil, invalid("write ${NAME}, with neither operators nor nesting, or $${ for a literal ${", "%s: not a plain ${NAME}", at(rest))
+		case ref == nil:
+			out, rest = append(out, '$'), rest[1:]
+			continue
+		}
+		s, err := envsubst.Eval(string(ref), lookup)
+		if err != nil {
+			return nil, invalid("set the variable in the operator's file, or write $${NAME} for a literal ${NAME}", "%s: %w", at(rest), err)
+		}
+		out, rest = append(out, s...), rest[len(ref):]
+		if len(out) > maxFileBytes {
+			return nil, invalid("split the file, or make the variables shorter", "%s: the file is larger than %d bytes with its variables replaced", at(rest), maxFileBytes)
+		}
+	}
+	if tr.expanded += int64(len(out)); tr.expanded > maxTreeBytes {
+		return nil, invalid("split the stack", "%s: the stack has more than %d bytes with its variables replaced", name, maxTreeBytes)
+	}
+	return out, nil
 }
 
 // decode reads the objects of one file. Lists are flattened.

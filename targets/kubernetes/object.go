@@ -227,30 +227,40 @@ func (t *Target) admit(o *desired) error {
 	deny := func(hint, format string, args ...any) error {
 		return fault.New(fault.Denied, opRender, hint, "%s: %s: %s", o.from.at(), o.id, fmt.Sprintf(format, args...))
 	}
-	own := t.c.cfg.Namespace
-	ns := o.id.Namespace
-	if ns == own || (o.id.Kind == "Namespace" && o.id.Name == own) {
-		return deny("keep out of Holdfast's namespace", "%s is Holdfast's own namespace", own)
-	}
 	if err := t.ownMachinery(o); err != "" {
 		return deny("no stack may change what Holdfast itself runs with", "%s", err)
+	}
+	if hint, why := t.outside(o.id, o.scoped && o.id.Namespace == ""); why != "" {
+		return deny(hint, "%s", why)
+	}
+	return nil
+}
+
+// outside says why the stack may not have id, and what to do about it, or "".
+// cluster says that the kind is known to be cluster-scoped.
+func (t *Target) outside(id plan.ObjectID, cluster bool) (hint, why string) {
+	own := t.c.cfg.Namespace
+	ns := id.Namespace
+	if ns == own || (id.Kind == "Namespace" && id.Name == own) {
+		return "keep out of Holdfast's namespace", own + " is Holdfast's own namespace"
+	}
+	add := func(what, to string) string {
+		return fmt.Sprintf("have the operator add %q to the %s that this stack may have", what, to)
 	}
 	glob := func(patterns []string, s string) bool {
 		return slices.ContainsFunc(patterns, func(p string) bool { ok, err := path.Match(p, s); return err == nil && ok })
 	}
-	cluster := o.scoped && ns == ""
 	switch {
-	case cluster && !slices.Contains(t.spec.Allow.Kinds, o.id.Kind):
-		return deny(fmt.Sprintf("have the operator add %q to the kinds that this stack may have", o.id.Kind),
-			"the cluster-scoped kind %s is not allowed by name", o.id.Kind)
-	case !glob(t.spec.Allow.Kinds, o.id.Kind):
-		return deny(fmt.Sprintf("have the operator add %q to the kinds that this stack may have", o.id.Kind), "the kind %s is not allowed", o.id.Kind)
+	case cluster && !slices.Contains(t.spec.Allow.Kinds, id.Kind):
+		return add(id.Kind, "kinds"), "the cluster-scoped kind " + id.Kind + " is not allowed by name"
+	case !glob(t.spec.Allow.Kinds, id.Kind):
+		return add(id.Kind, "kinds"), "the kind " + id.Kind + " is not allowed"
 	case ns != "" && !glob(t.spec.Allow.Namespaces, ns):
-		return deny(fmt.Sprintf("have the operator add %q to the namespaces that this stack may have", ns), "the namespace %s is not allowed", ns)
-	case o.id.Kind == "Namespace" && !glob(t.spec.Allow.Namespaces, o.id.Name):
-		return deny(fmt.Sprintf("have the operator add %q to the namespaces that this stack may have", o.id.Name), "the namespace %s is not allowed", o.id.Name)
+		return add(ns, "namespaces"), "the namespace " + ns + " is not allowed"
+	case id.Kind == "Namespace" && !glob(t.spec.Allow.Namespaces, id.Name):
+		return add(id.Name, "namespaces"), "the namespace " + id.Name + " is not allowed"
 	}
-	return nil
+	return "", ""
 }
 
 // ownMachinery says how o would touch Holdfast's own permissions or admission

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -179,60 +180,87 @@ func (t *Target) Observe(ctx context.Context, r targets.Rendered, found func(tar
 	if err != nil {
 		return fault.WithStack(t.spec.Stack, err)
 	}
-	if err := t.begin(ctx, ren); err != nil {
-		return fault.WithStack(t.spec.Stack, err)
-	}
-	wait := time.Duration(0)
+	t.begin(ctx, ren)
+	late := retries{timer: time.NewTimer(0), ids: map[plan.ObjectID]bool{}}
+	defer late.timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.obs.wake:
+		case <-late.timer.C:
+			late.armed = false
+			t.c.requeue(t, late.ids)
 		}
 		ids, epoch := t.take(ren)
-		if len(ids) == 0 {
-			continue
+		if len(ids) > 0 {
+			err := late.note(ids, t.confirm(ctx, ren, ids, epoch, found))
+			if err != nil && ctx.Err() == nil {
+				t.c.cfg.Log.WarnContext(ctx, "drift not confirmed yet", slog.String("stack", t.spec.Stack), slog.Int("objects", len(late.ids)),
+					slog.Duration("retry", late.wait), slog.String("error", t.c.cfg.Masker.Scrub(err.Error())))
+			}
 		}
-		if err := t.confirm(ctx, r, ids, epoch, found); err == nil || ctx.Err() != nil {
-			wait = 0
-			continue
-		} else {
-			wait = min(max(2*wait, minBackoff), maxBackoff)
-			t.c.cfg.Log.WarnContext(ctx, "drift not confirmed yet", slog.String("stack", t.spec.Stack),
-				slog.Duration("retry", wait), slog.String("error", t.c.cfg.Masker.Scrub(err.Error())))
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
 	}
 }
 
-// begin starts the watches for ren and marks what nothing is known about.
-func (t *Target) begin(ctx context.Context, ren *rendering) error {
-	objs, res, err := t.placeAll(ctx, ren, nil)
-	if err != nil {
-		return fault.Wrap(fault.Transient, opObserve, "", err)
+// retries are the objects that could not be judged. They are looked at again
+// after a growing delay, together, and hold up no other object.
+type retries struct {
+	timer *time.Timer
+	armed bool
+	wait  time.Duration
+	ids   map[plan.ObjectID]bool
+}
+
+// note takes in how judging ids went, and returns what failed.
+func (r *retries) note(ids []plan.ObjectID, failed map[plan.ObjectID]error) error {
+	for _, id := range ids {
+		delete(r.ids, id)
 	}
-	for i, o := range objs {
-		if known, err := t.c.resource(ctx, o.u.GroupVersionKind()); err == nil {
-			t.c.ensureWatch(o.id, o.u.GroupVersionKind().GroupKind(), known)
-		} else {
-			t.c.ensureWatch(o.id, o.u.GroupVersionKind().GroupKind(), res[i])
+	var errs []error
+	for _, id := range slices.SortedFunc(maps.Keys(failed), plan.ObjectID.Compare) {
+		r.ids[id] = true
+		errs = append(errs, failed[id])
+	}
+	switch {
+	case len(r.ids) == 0:
+		r.wait = 0
+	case !r.armed:
+		r.armed, r.wait = true, min(max(2*r.wait, minBackoff), maxBackoff)
+		r.timer.Reset(r.wait)
+	}
+	return joined(opObserve, errs)
+}
+
+// requeue marks ids to be looked at. The loop that calls it takes them at once.
+func (c *Cluster) requeue(t *Target, ids map[plan.ObjectID]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range ids {
+		t.obs.dirty[id] = max(t.obs.dirty[id], 0)
+	}
+}
+
+// begin starts the watches for ren and marks what nothing is known about. What
+// the cluster cannot place yet is tried again like all that cannot be judged.
+func (t *Target) begin(ctx context.Context, ren *rendering) {
+	ids := make([]plan.ObjectID, 0, len(ren.objects))
+	for _, o := range ren.objects {
+		if placed, res, err := t.place(ctx, ren, o); err == nil {
+			t.c.ensureWatch(placed.id, placed.u.GroupVersionKind().GroupKind(), res)
+			o = placed
 		}
+		ids = append(ids, o.id)
 	}
 	t.c.mu.Lock()
 	defer t.c.mu.Unlock()
 	t.obs.current = ren.sum
-	for _, o := range objs {
-		if tr := t.c.tracked[o.id]; tr == nil || tr.t != t {
-			t.obs.dirty[o.id] = 0
+	for _, id := range ids {
+		if tr := t.c.tracked[id]; tr == nil || tr.t != t {
+			t.obs.dirty[id] = 0
 		}
 	}
 	t.obs.notify()
-	return nil
 }
 
 // take returns the objects to look at, unless an apply is under way.
@@ -251,25 +279,26 @@ func (t *Target) take(ren *rendering) ([]plan.ObjectID, int) {
 	return ids, t.obs.epoch
 }
 
-// confirm plans ids and reports what differs.
-func (t *Target) confirm(ctx context.Context, r targets.Rendered, ids []plan.ObjectID, epoch int, found func(targets.Finding)) error {
-	p, err := t.Plan(ctx, r, ids...)
+// confirm plans ids, each by itself, and reports what differs. It returns why
+// objects could not be judged.
+func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectID, epoch int, found func(targets.Finding)) map[plan.ObjectID]error {
+	changes, failed := t.inspect(ctx, ren, ids)
 	t.c.mu.Lock()
 	moved := t.obs.epoch != epoch
-	if err != nil || moved {
+	if moved { // by an apply: all of it is judged again
 		for _, id := range ids {
 			t.obs.dirty[id] = max(t.obs.dirty[id], 0)
 		}
 		t.obs.notify()
 	}
 	t.c.mu.Unlock()
-	if err != nil || moved {
-		return err
+	if moved {
+		return nil
 	}
 	now := time.Now().UTC()
-	for _, c := range p.Private.(*planned).changes {
-		t.c.drifted(t, c)
-		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.actor, Since: c.since, Detected: now}
+	for _, c := range changes {
+		t.c.drifted(t, *c)
+		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now}
 		if c.Action == plan.Create {
 			f.Class = targets.Missing
 		}
@@ -278,5 +307,47 @@ func (t *Target) confirm(ctx context.Context, r targets.Rendered, ids []plan.Obj
 		}
 		found(f)
 	}
-	return nil
+	return failed
+}
+
+// inspect plans ids, each by itself.
+func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectID) ([]*change, map[plan.ObjectID]error) {
+	failed := map[plan.ObjectID]error{}
+	owned, err := t.ownedNow(ctx)
+	if err != nil {
+		for _, id := range ids {
+			failed[id] = err
+		}
+		return nil, failed
+	}
+	wanted := make(map[plan.ObjectID]bool, len(ids))
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	var objs []*desired
+	var all []resource
+	for _, o := range ren.objects {
+		if o.scoped && !wanted[o.id] {
+			continue
+		}
+		placed, res, err := t.place(ctx, ren, o)
+		switch {
+		case err != nil && wanted[o.id]:
+			failed[o.id] = err
+		case err == nil && (wanted[placed.id] || wanted[o.id]): // o.id: it could not be placed before
+			t.c.ensureWatch(placed.id, placed.u.GroupVersionKind().GroupKind(), res)
+			objs, all = append(objs, placed), append(all, res)
+		}
+	}
+	changes, errs := t.each(ctx, objs, all, owned)
+	var good []*change
+	for i, o := range objs {
+		switch {
+		case errs[i] != nil:
+			failed[o.id] = errs[i]
+		case changes[i] != nil:
+			good = append(good, changes[i])
+		}
+	}
+	return good, failed
 }

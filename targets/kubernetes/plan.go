@@ -5,8 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -36,8 +36,6 @@ type change struct {
 	res      resource
 	pointers []string // the fields that it touches
 	yields   []yielded
-	actor    string
-	since    time.Time
 	full     [32]byte // of the live object
 	rv       uint64
 }
@@ -91,7 +89,7 @@ func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.Objec
 func (t *Target) assemble(r targets.Rendered, priv *planned) plan.Plan {
 	p := plan.Plan{
 		Stack: r.Stack, Environment: r.Environment, Target: targetName, Revision: r.Revision,
-		Rendered: r.Digest, Private: priv, Payload: priv.payload(),
+		Rendered: r.Digest, Keeps: len(priv.ren.objects), Private: priv, Payload: priv.payload(),
 	}
 	for _, c := range priv.changes {
 		p.Changes = append(p.Changes, c.Change)
@@ -162,9 +160,24 @@ func (t *Target) placeAll(ctx context.Context, ren *rendering, only []plan.Objec
 	return objs, all, nil
 }
 
-// changes plans every object, in parallel. Namespaces come first: in one that is
-// about to be created nothing needs to be looked up.
+// changes plans every object.
 func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool) ([]change, error) {
+	out, errs := t.each(ctx, objs, res, owned)
+	if err := joined(opPlan, errs); err != nil {
+		return nil, err
+	}
+	var list []change
+	for _, c := range out {
+		if c != nil {
+			list = append(list, *c)
+		}
+	}
+	return list, nil
+}
+
+// each plans every object by itself, in parallel. Namespaces come first: in one
+// that is about to be created nothing needs to be looked up.
+func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool) ([]*change, []error) {
 	out := make([]*change, len(objs))
 	errs := make([]error, len(objs))
 	created := map[string]bool{}
@@ -188,16 +201,7 @@ func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, o
 			}
 		}
 	}
-	if err := joined(opPlan, errs); err != nil {
-		return nil, err
-	}
-	var list []change
-	for _, c := range out {
-		if c != nil {
-			list = append(list, *c)
-		}
-	}
-	return list, nil
+	return out, errs
 }
 
 // joined makes one error of several: the first decides the kind, up to ten are shown.
@@ -240,7 +244,7 @@ func (t *Target) change(ctx context.Context, o *desired, res resource, owned map
 		c.pointers = append(c.pointers, d.pointer)
 	}
 	c.Before = t.before(live, c.pointers)
-	c.actor, c.since = t.c.actor(live, ds)
+	c.Actor, c.Since = t.c.actor(live, ds)
 	c.full, c.rv = t.c.fullState(live), version(live)
 	return c, nil
 }
@@ -300,22 +304,24 @@ func (t *Target) twoOwners(id plan.ObjectID, other string) error {
 }
 
 // ownership decides whether live may be changed for this stack, and says why
-// where that is not plain.
+// where that is not plain. What the signed inventory calls ours stays ours: a
+// mark that was removed or altered, cleared managed fields, or another object in
+// its place are drift like any other, unless the stack of the mark declares it.
 func (t *Target) ownership(o *desired, live *unstructured.Unstructured, owned bool) (reason string, err error) {
 	mark := live.GetAnnotations()[OwnerAnnotation]
 	entry := t.c.entry(live)
 	switch {
 	case mark == t.owner:
 		return "", nil
-	case mark == "" && owned && entry != nil:
-		return "", nil // somebody removed the mark: drift like any other
+	case owned && !t.c.hasClaim(mark, o.id) && !t.c.gaveUp(mark, o.id):
+		return "", nil
 	case mark != "" && owns(entry, live.Object, []string{"metadata", "annotations", OwnerAnnotation}) && entry != nil:
-		if t.c.gaveUp(mark, o.id) && t.c.otherClaim(t.owner, o.id) == "" {
+		if t.c.gaveUp(mark, o.id) && (owned || t.c.otherClaim(t.owner, o.id) == "") {
 			return "moved from " + mark, nil
 		}
 		return "", t.twoOwners(o.id, mark)
-	case mark != "" && owned && entry != nil:
-		return "", nil // the mark was altered by somebody else
+	case owned:
+		return "", nil // whoever wrote the mark, it was not Holdfast
 	}
 	if other := t.c.otherClaim(t.owner, o.id); other != "" {
 		return "", t.twoOwners(o.id, other)
@@ -332,9 +338,16 @@ func (t *Target) ownership(o *desired, live *unstructured.Unstructured, owned bo
 func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 	var ids []plan.ObjectID
 	for id := range priv.inv.entries {
-		if _, keep := priv.wanted[id]; !keep && t.c.otherClaim(t.owner, id) == "" {
-			ids = append(ids, id)
+		if _, keep := priv.wanted[id]; keep {
+			continue
 		}
+		if other := t.c.otherClaim(t.owner, id); other != "" {
+			// A move: the other stack takes it over, whoever is first.
+			t.c.cfg.Log.InfoContext(ctx, "not pruned, another stack declares it", slog.String("stack", t.spec.Stack),
+				slog.String("object", id.String()), slog.String("other", other))
+			continue
+		}
+		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, plan.ObjectID.Compare)
 	out := make([]*change, len(ids))
@@ -356,6 +369,10 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 				return nil
 			}
 			if live != nil && t.ours(live) && live.GetDeletionTimestamp() == nil {
+				if hint, why := t.outside(id, id.Namespace == ""); why != "" {
+					errs[i] = fault.New(fault.Denied, opPlan, hint+", or delete the object by hand", "%s is no longer declared and cannot be pruned: %s", id, why)
+					return nil
+				}
 				out[i] = &change{Change: plan.Change{
 					ID: id, Action: plan.Delete, UID: string(live.GetUID()), Before: t.before(live, ownPointers), Reason: "no longer declared",
 				}, res: res, pointers: ownPointers}

@@ -54,7 +54,7 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 		return targets.Rendered{}, fault.Wrap(fault.Transient, opRender, "", err)
 	}
 	if len(found) == 0 {
-		return targets.Rendered{}, invalid("delete the stack file to retire a stack", "the stack renders no object")
+		return targets.Rendered{}, invalid(`correct the paths; a rendering never empties a stack: to retire one, see "Retire a stack" in docs/operations.md`, "the stack renders no object")
 	}
 	ren := &rendering{owner: t.owner, custom: customResources(found)}
 	at := map[plan.ObjectID]string{}
@@ -74,7 +74,7 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	if out.Artifacts, err = ren.artifacts(); err != nil {
 		return targets.Rendered{}, err
 	}
-	t.c.claim(t.owner, ren.ids())
+	t.c.claim(t, ren.ids())
 	return ren.finish(out), nil
 }
 

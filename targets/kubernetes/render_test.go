@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/fluxcd/pkg/envsubst"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
@@ -18,6 +21,8 @@ func TestRenderRefuses(t *testing.T) {
 		return map[string]string{"app/kustomization.yaml": k, "app/cm.yaml": cm}
 	}
 	const ok = "resources: [cm.yaml]\n"
+	bomb := strings.Repeat("${V//o/", 40) + "x" + strings.Repeat("}", 40)
+	big := func(s *Spec) { s.Variables = map[string]string{"V": strings.Repeat("x", maxFileBytes/8)} }
 	for name, c := range map[string]struct {
 		files map[string]string
 		spec  func(*Spec)
@@ -36,7 +41,13 @@ func TestRenderRefuses(t *testing.T) {
 		"owner mark":         {files: map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: x/y}}\n"}, want: "Holdfast's own"},
 		"no match":           {files: map[string]string{"a.txt": cm}, want: "matches no"},
 		"no object":          {files: map[string]string{"a.yaml": "# nothing\n"}, want: "renders no object"},
-		"unset variable":     {files: map[string]string{"a.yaml": configMap("a", "${NOPE}")}, spec: func(s *Spec) { s.Variables = map[string]string{} }, want: `a.yaml: variable not set (strict mode): "NOPE"`},
+		"unset variable":     {files: map[string]string{"a.yaml": configMap("a", "${NOPE}")}, spec: func(s *Spec) { s.Variables = map[string]string{} }, want: `a.yaml:4: variable not set (strict mode): "NOPE"`},
+		"variable operator":  {files: map[string]string{"a.yaml": configMap("a", "${A:-x}")}, spec: func(s *Spec) { s.Variables = map[string]string{"A": "a"} }, want: "a.yaml:4: not a plain ${NAME}"},
+		"nested variable":    {files: map[string]string{"a.yaml": configMap("a", bomb)}, spec: func(s *Spec) { s.Variables = map[string]string{"V": "oo"} }, want: "a.yaml:4: not a plain ${NAME}"},
+		"open variable":      {files: map[string]string{"a.yaml": "# ${V"}, spec: func(s *Spec) { s.Variables = map[string]string{"V": "oo"} }, want: "a.yaml:1: not a plain ${NAME}"},
+		"variable length":    {files: map[string]string{"a.yaml": configMap("a", "${#V}")}, spec: func(s *Spec) { s.Variables = map[string]string{"V": "oo"} }, want: "not a plain ${NAME}"},
+		"long file":          {files: map[string]string{"a.yaml": strings.Repeat("# ${V}\n", 10)}, spec: big, want: "a.yaml:8: the file is larger"},
+		"long files":         {files: manyFiles(10, strings.Repeat("# ${V}\n", 7)), spec: big, want: "the stack has more than"},
 		"not base64":         {files: map[string]string{"a.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {k: '%'}\n"}, want: "not base64"},
 		"hidden document":    {files: map[string]string{"a.yaml": cm + "...\n" + configMap("a", "y")}, want: "declared twice"},
 		"foreign namespace":  {files: map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: other}\n"}, kind: fault.Denied, want: "namespace other is not allowed"},
@@ -74,7 +85,13 @@ func TestRenderRefuses(t *testing.T) {
 		"kustomize link":      {files: map[string]string{"app/kustomization.yaml": ok, "app/cm.yaml": "-> ../../cm.yaml"}, spec: kust, want: "symbolic link leaves"},
 		"unknown field":       {files: withKust(ok + "recources: []\n"), spec: kust, want: "recources"},
 		"kustomize dup key":   {files: map[string]string{"app/kustomization.yaml": ok, "app/cm.yaml": cm + "data: {x: y}\n"}, spec: kust, want: "app/cm.yaml:5"},
-		"kustomize variable":  {files: map[string]string{"app/kustomization.yaml": ok, "app/cm.yaml": configMap("a", "${NOPE}")}, spec: func(s *Spec) { kust(s); s.Variables = map[string]string{} }, want: "app/cm.yaml: variable not set"},
+		"kustomize variable":  {files: map[string]string{"app/kustomization.yaml": ok, "app/cm.yaml": configMap("a", "${NOPE}")}, spec: func(s *Spec) { kust(s); s.Variables = map[string]string{} }, want: "app/cm.yaml:4: variable not set"},
+		"kustomize cycle":     {files: map[string]string{"app/kustomization.yaml": "resources: [../b]\n", "b/kustomization.yaml": "resources: [../app]\n"}, spec: kust, want: "app: the folder is a base of itself"},
+		"kustomize diamond":   {files: diamond(22, "resources: [../l%[1]d, ../m%[1]d]\n"), spec: kust, want: "more than 1000 folders"},
+		"kustomize twice":     {files: diamond(22, "resources: [../l%[1]d, ../l%[1]d]\n"), spec: kust, want: "more than 1000 folders"},
+		"components twice":    {files: diamond(22, "resources: [../l%[1]d]\ncomponents: [../l%[1]d]\n"), spec: kust, want: "more than 1000 folders"},
+		"kustomize objects":   {files: map[string]string{"app/kustomization.yaml": "resources: [" + strings.Repeat("../b,", 99) + "]\n", "b/kustomization.yaml": ok, "b/cm.yaml": strings.Repeat(cm+"---\n", 60)}, spec: kust, want: "more than 5000 objects"},
+		"kustomize bytes":     {files: map[string]string{"app/kustomization.yaml": ok + "configMapGenerator: [{name: g, files: [" + strings.Repeat("f,", 99) + "]}]\n", "app/cm.yaml": cm, "app/f": strings.Repeat("x", 1<<20)}, spec: kust, want: "more than 33554432 bytes"},
 		"missing resource":    {files: withKust("resources: [nope]\n"), spec: kust, want: "app/nope does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -97,6 +114,29 @@ func TestRenderRefuses(t *testing.T) {
 	}
 }
 
+// diamond returns levels of folders that each name the next one by format.
+func diamond(levels int, format string) map[string]string {
+	files := map[string]string{"app/kustomization.yaml": fmt.Sprintf(format, 0)}
+	for i := range levels {
+		for _, side := range []string{"l", "m"} {
+			files[fmt.Sprintf("%s%d/kustomization.yaml", side, i)] = fmt.Sprintf(format, i+1)
+		}
+	}
+	for _, side := range []string{"l", "m"} {
+		files[fmt.Sprintf("%s%d/kustomization.yaml", side, levels)] = "resources: [cm.yaml]\n"
+		files[fmt.Sprintf("%s%d/cm.yaml", side, levels)] = configMap(side, "x")
+	}
+	return files
+}
+
+func manyFiles(n int, text string) map[string]string {
+	files := map[string]string{}
+	for i := range n {
+		files[fmt.Sprintf("%d.yaml", i)] = text
+	}
+	return files
+}
+
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	c := offline(t, nil).c
@@ -110,8 +150,8 @@ func TestNewRefuses(t *testing.T) {
 		"both":           func(s *Spec) { s.Kustomize = "." },
 		"neither":        func(s *Spec) { s.Manifests = nil },
 	} {
-		if _, err := New(c, spec("shop", change)); err == nil {
-			t.Errorf("%s: no error", name)
+		if _, err := New(c, spec("shop", change)); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: error %v", name, err)
 		}
 	}
 }
@@ -178,6 +218,23 @@ items:
 	if r.Documents[0].Line != 4 || len(r.Artifacts) != 2 {
 		t.Errorf("line %d, artifacts %+v", r.Documents[0].Line, r.Artifacts)
 	}
+}
+
+// FuzzSubstitute: a plain reference is replaced as envsubst does it.
+func FuzzSubstitute(f *testing.F) {
+	f.Add("${A} $${A} $$ $ $$${A}${B}$\n")
+	f.Add("${A:-${B}}")
+	tt := offline(f, func(s *Spec) { s.Variables = map[string]string{"A": "a$${B}", "B": ""} })
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := tt.substitute(&tree{}, "a.yaml", []byte(text))
+		if err != nil || len(text) > 1000 || !strings.Contains(text, "${") || strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
+			return // envsubst stops at a NUL
+		}
+		want, err := envsubst.Eval(text, func(v string) (string, bool) { s, ok := tt.spec.Variables[v]; return s, ok })
+		if err != nil || string(got) != want {
+			t.Errorf("%q gives %q; want %q, %v", text, got, want, err)
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {

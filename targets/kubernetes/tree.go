@@ -16,6 +16,7 @@ const (
 	maxFileBytes = 4 << 20
 	maxTreeBytes = 32 << 20
 	maxObjects   = 5000
+	maxVisits    = 1000 // of kustomize folders, each counted as often as it is mentioned
 	maxDepth     = 32
 	maxLinks     = 16
 )
@@ -26,6 +27,8 @@ type tree struct {
 	fsys  fs.FS
 	files int
 	bytes int64
+	// expanded counts the bytes of files in which variables were replaced.
+	expanded int64
 }
 
 // clean joins dir and name and refuses what is not a path inside the repository.

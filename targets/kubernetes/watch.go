@@ -39,6 +39,7 @@ type watch struct {
 	// Guarded by Cluster.mu.
 	seen      map[plan.ObjectID]uint64 // newest version, by object
 	forbidden bool                     // cluster-wide is not allowed: one watch per namespace
+	asked     map[string]bool          // namespaces that the watch is to cover
 }
 
 // ensureWatch starts the watch that covers id, unless there is one.
@@ -46,9 +47,10 @@ func (c *Cluster) ensureWatch(id plan.ObjectID, kind schema.GroupKind, res resou
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := watchKey{kind: kind}
-	if w := c.watches[all]; w == nil {
-		c.startWatch(all, res)
-	} else if w.forbidden {
+	c.startWatch(all, res)
+	w := c.watches[all]
+	w.asked[id.Namespace] = true
+	if w.forbidden {
 		c.startWatch(watchKey{kind, id.Namespace}, res)
 	}
 }
@@ -58,7 +60,7 @@ func (c *Cluster) startWatch(key watchKey, res resource) {
 	if c.watches[key] != nil {
 		return
 	}
-	w := &watch{c: c, key: key, res: res, seen: map[plan.ObjectID]uint64{}}
+	w := &watch{c: c, key: key, res: res, seen: map[plan.ObjectID]uint64{}, asked: map[string]bool{}}
 	c.watches[key] = w
 	c.pending = append(c.pending, w)
 	select {
@@ -101,15 +103,13 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// narrow replaces a cluster-wide watch by one per namespace in which something is tracked.
+// narrow replaces a cluster-wide watch by one for each namespace that was asked for.
 func (c *Cluster) narrow(w *watch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w.forbidden = true
-	for id := range c.tracked {
-		if id.Kind == w.key.kind.String() {
-			c.startWatch(watchKey{w.key.kind, id.Namespace}, w.res)
-		}
+	for namespace := range w.asked {
+		c.startWatch(watchKey{w.key.kind, namespace}, w.res)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -82,6 +83,10 @@ type Change struct {
 	Source string `json:"source,omitempty"`
 	// Reason says why, where the action does not: "no longer declared", "adopted from kubectl".
 	Reason string `json:"reason,omitempty"`
+	// Actor and Since say who made the live object differ, and when, as far as
+	// the target can tell. They are for findings and no part of the digest.
+	Actor string    `json:"-"`
+	Since time.Time `json:"-"`
 }
 
 // Document is one masked value that policies judge.
@@ -99,6 +104,9 @@ type Plan struct {
 	Revision    sources.Revision `json:"revision"`
 	Rendered    digest.Digest    `json:"rendered"` // digest of the rendering that this plan realises
 	Changes     []Change         `json:"changes"`
+	// Keeps is how many objects the stack still has after the plan; 0 in a plan
+	// that removes something means that it removes everything.
+	Keeps int `json:"keeps"`
 	// Documents are what policy(plan) judges, masked.
 	Documents []Document `json:"documents,omitempty"`
 	// Payload binds Private: the digest of the plan file, or of the desired

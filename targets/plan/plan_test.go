@@ -36,6 +36,7 @@ func TestDigest(t *testing.T) {
 		"field":       func(p *Plan) { p.Changes[0].Fields[0].To = "3" },
 		"another":     func(p *Plan) { p.Changes = append(p.Changes, p.Changes[0]) },
 		"none":        func(p *Plan) { p.Changes = nil },
+		"keeps":       func(p *Plan) { p.Keeps = 7 },
 		"document":    func(p *Plan) { p.Documents[0].Value = map[string]any{"kind": "Job"} },
 		"payload":     func(p *Plan) { p.Payload = "sha256:x" },
 	} {

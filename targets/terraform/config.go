@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -78,13 +79,20 @@ var rootSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
 }}
 
 var (
-	terraformSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
-		{Type: "backend", LabelNames: []string{"type"}}, {Type: "cloud"}, {Type: "required_providers"},
-	}}
-	backendSchema = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "path"}, {Name: "workspace_dir"}}}
-	moduleSchema  = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "source", Required: true}}}
-	varSchema     = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "type"}, {Name: "sensitive"}}}
-	objectSchema  = &hcl.BodySchema{
+	// terraformSchema is an allow-list too. What it leaves out, and "encryption"
+	// above all, can name programs that init runs before anything is judged.
+	terraformSchema = &hcl.BodySchema{
+		Attributes: []hcl.AttributeSchema{{Name: "required_version"}, {Name: "experiments"}},
+		Blocks: []hcl.BlockHeaderSchema{
+			{Type: "backend", LabelNames: []string{"type"}}, {Type: "cloud"}, {Type: "encryption"},
+			{Type: "required_providers"}, {Type: "provider_meta", LabelNames: []string{"provider"}},
+		},
+	}
+	remoteStateSchema = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "backend"}, {Name: "config"}}}
+	backendSchema     = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "path"}, {Name: "workspace_dir"}}}
+	moduleSchema      = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "source", Required: true}}}
+	varSchema         = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "type"}, {Name: "sensitive"}}}
+	objectSchema      = &hcl.BodySchema{
 		Attributes: []hcl.AttributeSchema{{Name: "provider"}},
 		Blocks:     []hcl.BlockHeaderSchema{{Type: "provisioner", LabelNames: []string{"type"}}, {Type: "connection"}},
 	}
@@ -112,13 +120,14 @@ type loader struct {
 	out   *configuration
 	bytes int64
 	dirs  map[string]bool     // folders whose files are read
+	seen  map[string]bool     // templates whose calls are checked
 	parse map[string]hcl.Body // parsed files, by path
 }
 
 // load reads the root module in dir and everything that it calls.
 func load(ctx context.Context, fsys fs.FS, dir string, limit Limits) (*configuration, error) {
 	l := &loader{
-		ctx: ctx, fsys: fsys, limit: limit, dirs: map[string]bool{}, parse: map[string]hcl.Body{},
+		ctx: ctx, fsys: fsys, limit: limit, dirs: map[string]bool{}, seen: map[string]bool{}, parse: map[string]hcl.Body{},
 		out: &configuration{dir: dir, files: map[string][]byte{}, variables: map[string]variable{}, providers: map[string]string{}},
 	}
 	if err := l.module(dir, "", nil); err != nil {
@@ -181,8 +190,37 @@ func (l *loader) readDir(dir string) error {
 			}
 			return nil
 		}
+		if leftOut(d.Name()) {
+			return nil
+		}
+		if err := implicit(name); err != nil {
+			return err
+		}
 		return l.readFile(name)
 	})
+}
+
+// leftOut reports whether a file is for other commands of the tool than those
+// that are run here. Init downloads the modules that tests call, so they do not
+// get into the work directory.
+func leftOut(base string) bool {
+	return slices.ContainsFunc([]string{
+		".tftest.hcl", ".tftest.json", ".tofutest.hcl", ".tofutest.json", ".tfquery.hcl", ".tfquery.json",
+	}, func(end string) bool { return strings.HasSuffix(base, end) })
+}
+
+// implicit refuses files that the tool takes up without being told: programs
+// beside the configuration, and state that init would move to the backend.
+func implicit(name string) error {
+	base := path.Base(name)
+	switch {
+	case strings.HasPrefix(base, "terraform-provisioner-"), strings.HasPrefix(base, "terraform-provider-"):
+		return denied("remove it: providers come from the operator's mirror", "%s: the tool would run the file as a plugin", name)
+	case strings.HasSuffix(base, ".tfstate"), strings.HasSuffix(base, ".tfstate.backup"),
+		slices.Contains(strings.Split(path.Dir(name), "/"), "terraform.tfstate.d"):
+		return denied("remove it: a state belongs into a backend, and it holds secrets", "%s: a state in the repository", name)
+	}
+	return nil
 }
 
 func (l *loader) readFile(name string) error {
@@ -314,7 +352,10 @@ type use struct{ name, pos string }
 func (m *module) file(name string) error {
 	body, ok := m.parse[name]
 	if !ok {
-		var err error
+		err := m.paths(name)
+		if err != nil {
+			return err
+		}
 		if body, err = parseFile(name, m.out.files[name]); err != nil {
 			return err
 		}
@@ -322,7 +363,7 @@ func (m *module) file(name string) error {
 	}
 	content, diags := body.Content(rootSchema)
 	if diags.HasErrors() {
-		return diagnostics(diags)
+		return fault.Wrap(fault.Denied, opRender, "remove it: only blocks that Holdfast knows may stand there", undiagnosed(diags))
 	}
 	for _, b := range content.Blocks {
 		if err := m.block(b); err != nil {
@@ -349,6 +390,11 @@ func parseFile(name string, src []byte) (hcl.Body, error) {
 
 // diagnostics turns the first error into one with file:line:column.
 func diagnostics(diags hcl.Diagnostics) error {
+	return fault.Wrap(fault.Invalid, opRender, "correct the configuration", undiagnosed(diags))
+}
+
+// undiagnosed is diagnostics before anybody has classified the error.
+func undiagnosed(diags hcl.Diagnostics) error {
 	for _, d := range diags {
 		if d.Severity != hcl.DiagError {
 			continue
@@ -357,7 +403,7 @@ func diagnostics(diags hcl.Diagnostics) error {
 		if d.Subject != nil {
 			pos = fmt.Sprintf("%s:%d:%d: ", d.Subject.Filename, d.Subject.Start.Line, d.Subject.Start.Column)
 		}
-		return invalid("correct the configuration", "%s%s: %s", pos, strings.ToLower(d.Summary[:1])+d.Summary[1:], d.Detail)
+		return fmt.Errorf("%s%s: %s", pos, strings.ToLower(d.Summary[:1])+d.Summary[1:], d.Detail)
 	}
 	return nil
 }
@@ -381,7 +427,9 @@ func (m *module) block(b *hcl.Block) error {
 		return m.variable(b)
 	case "module":
 		return m.call(b)
-	case "resource", "data", "ephemeral", "action":
+	case "ephemeral", "action":
+		return denied("use a resource or a data source", "%s: %s blocks run code that no plan shows", at(b.DefRange), b.Type)
+	case "resource", "data":
 		return m.object(b)
 	case "check":
 		content, _, diags := b.Body.PartialContent(checkSchema)
@@ -401,12 +449,15 @@ func (m *module) block(b *hcl.Block) error {
 }
 
 func (m *module) settings(b *hcl.Block) error {
-	content, _, diags := b.Body.PartialContent(terraformSchema)
+	content, diags := b.Body.Content(terraformSchema)
 	if diags.HasErrors() {
-		return diagnostics(diags)
+		return fault.Wrap(fault.Denied, opRender, "remove it: only settings that Holdfast knows may stand in a terraform block", undiagnosed(diags))
 	}
 	for _, n := range content.Blocks {
 		switch n.Type {
+		case "encryption":
+			return denied("remove it; the operator sets TF_ENCRYPTION in the environment's credentials",
+				"%s: an encryption block can name a program that init would run", at(n.DefRange))
 		case "cloud":
 			return denied("name a backend that only keeps state", "%s: a cloud block runs the configuration elsewhere", at(n.DefRange))
 		case "backend":
@@ -446,6 +497,72 @@ func (m *module) backend(b *hcl.Block) error {
 		return nil // ours takes its place
 	}
 	m.out.backend = kind
+	for _, name := range backendPrograms {
+		content, _, diags := b.Body.PartialContent(&hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: name}}})
+		if diags.HasErrors() {
+			return diagnostics(diags)
+		}
+		if a, ok := content.Attributes[name]; ok {
+			return backendProgram(name, a.Range)
+		}
+		content, _, diags = b.Body.PartialContent(&hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: name}}})
+		if diags.HasErrors() {
+			return diagnostics(diags)
+		}
+		for _, n := range content.Blocks {
+			return backendProgram(name, n.DefRange)
+		}
+	}
+	return nil
+}
+
+// backendPrograms are the settings of backends that name a program, or a file
+// that can name one: a kubeconfig's exec, an AWS profile's credential_process.
+var backendPrograms = []string{"exec", "config_path", "config_paths", "shared_config_files", "shared_credentials_file", "shared_credentials_files"}
+
+func backendProgram(name string, r hcl.Range) error {
+	return denied("remove it; the operator sets the backend's credentials in the environment",
+		"%s: a backend's %q can name a program that init would run", at(r), name)
+}
+
+// remoteState judges the one data source that is part of the tool: it reads any
+// state that its backend can reach.
+func (m *module) remoteState(b *hcl.Block) error {
+	content, _, diags := b.Body.PartialContent(remoteStateSchema)
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	const hint = "write the backend and its config out as plain values, with a backend other than \"local\""
+	a, ok := content.Attributes["backend"]
+	if !ok {
+		return denied(hint, "%s: terraform_remote_state without a backend", at(b.DefRange))
+	}
+	switch literal(a.Expr) {
+	case "":
+		return denied(hint, "%s: the backend of terraform_remote_state is not a plain string", at(a.Range))
+	case "local":
+		return denied(hint, "%s: terraform_remote_state with backend \"local\" reads files of the daemon's machine, the state of other stacks among them", at(a.Range))
+	}
+	config, ok := content.Attributes["config"]
+	if !ok {
+		return nil
+	}
+	pairs, diags := hcl.ExprMap(config.Expr)
+	if diags.HasErrors() {
+		return denied(hint, "%s: the config of terraform_remote_state is not written out", at(config.Range))
+	}
+	for _, p := range pairs {
+		name := hcl.ExprAsKeyword(p.Key)
+		if name == "" {
+			name = literal(p.Key)
+		}
+		if name == "" {
+			return denied(hint, "%s: the config of terraform_remote_state has a computed name", at(config.Range))
+		}
+		if slices.Contains(backendPrograms, name) {
+			return backendProgram(name, p.Key.Range())
+		}
+	}
 	return nil
 }
 
@@ -464,6 +581,9 @@ func (m *module) requiredProviders(b *hcl.Block) error {
 				src := literal(p.Value)
 				if src == "" {
 					return invalid("write the source as a plain string", "%s: the source of provider %q is not a plain string", at(a.Range), name)
+				}
+				if !sourceRule.MatchString(src) {
+					return denied("write [host/]namespace/type", "%s: the source %q of provider %q is not an address", at(a.Range), src, name)
 				}
 				addr = strings.ToLower(src)
 			}
@@ -488,16 +608,27 @@ func (m *module) require(addr, pos string) {
 	}
 }
 
+// sourceRule is what a provider's source address looks like. It has no path in it.
+var sourceRule = regexp.MustCompile(`^(?:[0-9A-Za-z][0-9A-Za-z.-]*(?::[0-9]+)?/)?(?:[0-9A-Za-z][0-9A-Za-z_-]*/)?[0-9A-Za-z][0-9A-Za-z_-]*$`)
+
 // builtin reports whether a provider is part of the tool.
 func builtin(addr string) bool { return strings.HasPrefix(addr, "terraform.io/builtin/") }
 
-// literal returns the value of an expression that is a plain string, or "".
+// literal returns the value of an expression that is a plain string, or "". In
+// JSON that is one without templates: the tools do not agree where those count.
 func literal(e hcl.Expression) string {
-	v, diags := e.Value(nil)
-	if diags.HasErrors() || v.IsNull() || !v.IsKnown() || v.Type().FriendlyName() != "string" {
+	text := func(ctx *hcl.EvalContext) string {
+		v, diags := e.Value(ctx)
+		if diags.HasErrors() || v.IsNull() || !v.IsKnown() || v.Type().FriendlyName() != "string" {
+			return ""
+		}
+		return v.AsString()
+	}
+	s := text(nil)
+	if s != text(&hcl.EvalContext{}) {
 		return ""
 	}
-	return v.AsString()
+	return s
 }
 
 func (m *module) variable(b *hcl.Block) error {
@@ -551,8 +682,26 @@ func (m *module) call(b *hcl.Block) error {
 	return nil
 }
 
-// object handles resources, data sources, ephemeral resources and actions.
+// deniedData are data sources that run programs or call out while the plan is
+// made, which is before any policy sees it.
+var deniedData = map[string]string{
+	"external":      "runs a program",
+	"local_command": "runs a program",
+	"http":          "sends requests",
+}
+
+// object handles resources and data sources.
 func (m *module) object(b *hcl.Block) error {
+	if b.Type == "data" {
+		if what, ok := deniedData[b.Labels[0]]; ok {
+			return denied("give the stack the value as a variable", "%s: data source %q %s while the plan is made", at(b.DefRange), b.Labels[0], what)
+		}
+		if b.Labels[0] == "terraform_remote_state" {
+			if err := m.remoteState(b); err != nil {
+				return err
+			}
+		}
+	}
 	name, _, _ := strings.Cut(b.Labels[0], "_")
 	return m.nested(b, objectSchema, func(c *hcl.BodyContent) {
 		if a, ok := c.Attributes["provider"]; ok {
@@ -576,6 +725,10 @@ func (m *module) nested(b *hcl.Block, schema *hcl.BodySchema, also func(*hcl.Bod
 	}
 	for _, n := range content.Blocks {
 		m.note(n, b.Labels...)
+		// The tool looks for others as programs in the root module's folder.
+		if n.Type == "provisioner" && !slices.Contains([]string{"file", "local-exec", "remote-exec"}, n.Labels[0]) {
+			return denied("use a provisioner that is part of the tool", "%s: provisioner %q is a program", at(n.DefRange), n.Labels[0])
+		}
 	}
 	if also != nil {
 		also(content)

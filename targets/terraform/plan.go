@@ -106,6 +106,7 @@ func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.Objec
 		Revision:    r.Revision,
 		Rendered:    r.Digest,
 		Changes:     v.changes,
+		Keeps:       v.keeps,
 		Documents:   []plan.Document{{Name: PlanDocument, Value: v.document}},
 		Private:     s,
 	}
@@ -132,6 +133,7 @@ func addressesOf(only []plan.ObjectID) ([]string, error) {
 // view is a plan as it may be shown.
 type view struct {
 	changes  []plan.Change
+	keeps    int // managed resources that the stack has afterwards
 	document any
 }
 
@@ -156,7 +158,8 @@ func (u *run) plan(ctx context.Context, name string, only []string) (view, error
 		return view{}, err
 	}
 	if !changed {
-		return view{document: map[string]any{"resource_changes": []any{}, "output_changes": map[string]any{}}}, nil
+		// Nothing is removed; how much there is, an empty plan does not need to say.
+		return view{keeps: 1, document: map[string]any{"resource_changes": []any{}, "output_changes": map[string]any{}}}, nil
 	}
 	raw, err := u.show(ctx, name)
 	if err != nil {
@@ -256,6 +259,14 @@ func (t *Target) view(raw []byte, r *rendering) (view, error) {
 	if !ok {
 		return view{}, errors.New("the plan's JSON is not an object")
 	}
+	var values struct {
+		Planned struct {
+			Root plannedModule `json:"root_module"`
+		} `json:"planned_values"`
+	}
+	if err := json.Unmarshal(raw, &values); err != nil { // before masks replace anything
+		return view{}, fmt.Errorf("the plan's JSON: %w", err)
+	}
 	declared := map[string]bool{}
 	for name, v := range r.config.variables {
 		declared[name] = v.sensitive
@@ -279,7 +290,28 @@ func (t *Target) view(raw []byte, r *rendering) (view, error) {
 		return view{}, fmt.Errorf("the plan's JSON has format version %q, not 1", p.FormatVersion)
 	}
 	changes, err := p.changes(r.config)
-	return view{changes: changes, document: root}, err
+	return view{changes: changes, keeps: values.Planned.Root.managed(), document: root}, err
+}
+
+// plannedModule is the part of planned values that says which resources there will be.
+type plannedModule struct {
+	Resources []struct {
+		Mode string `json:"mode"`
+	} `json:"resources"`
+	Children []plannedModule `json:"child_modules"`
+}
+
+func (m plannedModule) managed() int {
+	n := 0
+	for _, r := range m.Resources {
+		if r.Mode == "managed" {
+			n++
+		}
+	}
+	for _, c := range m.Children {
+		n += c.managed()
+	}
+	return n
 }
 
 func (p *jsonPlan) changes(cfg *configuration) ([]plan.Change, error) {

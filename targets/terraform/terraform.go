@@ -7,6 +7,22 @@
 // that was judged, over the very files that it was made from. It refuses
 // modules that are not in the repository, a backend that keeps state in the
 // work directory, and artifacts that a plan names by anything but a digest.
+//
+// Making a plan evaluates the configuration before a policy has seen what it
+// does. So it refuses, before the tool starts, what would run a program, load
+// code or read the machine meanwhile: blocks and settings of terraform blocks
+// that it does not know (an encryption block names key programs: operators set
+// TF_ENCRYPTION), backends with credential programs, ephemeral and action
+// blocks, which work around a plan unseen, the data sources external,
+// local_command and http, the state of other stacks on disk, and paths of
+// file functions that leave the repository.
+//
+// It does not catch a path that the configuration computes (from a variable,
+// say), a template that [templatestring] makes, and files or programs that a
+// provider is told to use in its own arguments. Run the daemon where there is
+// nothing for it to read but its own.
+//
+// [templatestring]: https://opentofu.org/docs/language/functions/templatestring/
 package terraform
 
 import (

@@ -311,7 +311,7 @@ func TestRenderRefuses(t *testing.T) {
 		"JSON syntax":  {files: map[string]string{"infra/main.tf.json": "{\n \"locals\": }"}, kind: fault.Invalid, words: []string{"infra/main.tf.json:2:"}},
 		"no folder":    {files: map[string]string{"x/main.tf": ""}, kind: fault.Invalid, words: []string{"infra", "no such folder"}},
 		"no files":     {files: map[string]string{"infra/readme": ""}, kind: fault.Invalid, words: []string{"no configuration files"}},
-		"unknown word": {files: map[string]string{"infra/main.tf": "rocket \"x\" {}"}, kind: fault.Invalid, words: []string{"infra/main.tf:1:1"}},
+		"unknown word": {files: map[string]string{"infra/main.tf": "rocket \"x\" {}"}, kind: fault.Denied, words: []string{"infra/main.tf:1:1"}},
 		"registry module": {files: map[string]string{"infra/main.tf": "module \"a\" {\n  source = \"hashicorp/consul/aws\"\n}"},
 			kind: fault.Denied, words: []string{"infra/main.tf:2", "into the repository"}},
 		"git module":     {files: map[string]string{"infra/main.tf": `module "a" { source = "git::https://example.com/x.git?ref=v1" }`}, kind: fault.Denied},
@@ -332,7 +332,7 @@ func TestRenderRefuses(t *testing.T) {
 		"later variables":     {files: map[string]string{"infra/main.tf": "", "infra/~~z.auto.tfvars": ""}, kind: fault.Invalid, words: []string{"override the operator"}},
 		"two dialects":        {files: map[string]string{"infra/main.tf": "", "infra/main.tofu": ""}, kind: fault.Invalid, words: []string{"keep one"}},
 		"no lock file":        {files: map[string]string{"infra/main.tf": `resource "local_file" "a" {}`}, kind: fault.Denied, words: []string{"infra/main.tf:1", "providers lock"}},
-		"no lock file, data":  {files: map[string]string{"infra/main.tf": "check \"c\" {\n data \"http\" \"a\" {}\n}"}, kind: fault.Denied, words: []string{"hashicorp/http"}},
+		"no lock file, data":  {files: map[string]string{"infra/main.tf": "check \"c\" {\n data \"dns_a\" \"a\" {}\n}"}, kind: fault.Denied, words: []string{"hashicorp/dns"}},
 		"not locked": {files: map[string]string{"infra/main.tf": `provider "aws" {}`,
 			"infra/.terraform.lock.hcl": `provider "registry.opentofu.org/hashicorp/local" { version = "1" }`}, kind: fault.Denied, words: []string{"hashicorp/aws"}},
 		"only zh": {files: map[string]string{"infra/main.tf": `provider "aws" {}`,
@@ -354,6 +354,112 @@ func TestRenderRefuses(t *testing.T) {
 			wantFault(t, err, c.kind, c.words...)
 		})
 	}
+}
+
+// TestRenderRefusesBeforePolicy has what would run or read something while the
+// plan is made. Each refusal names line 2, or the place in its word.
+func TestRenderRefusesBeforePolicy(t *testing.T) {
+	t.Parallel()
+	const program = `encryption {
+  key_provider "external" "x" { command = ["/bin/sh", "-c", "id"] }
+}`
+	call := func(c string) string { return "locals {\n  a = " + c + "\n}" }
+	for name, c := range map[string]struct{ file, src, word string }{
+		"encryption":           {"main.tf", "terraform {\n" + program + "\n}", "TF_ENCRYPTION"},
+		"encryption, tofu":     {"main.tofu", "terraform {\n" + program + "\n}", "TF_ENCRYPTION"},
+		"encryption, override": {"x_override.tofu", "terraform {\n" + program + "\n}", "TF_ENCRYPTION"},
+		"encryption, JSON":     {"x.tf.json", "{\"terraform\":\n{\"encryption\":{\"key_provider\":{\"external\":{\"x\":{\"command\":[\"id\"]}}}}}}", "TF_ENCRYPTION"},
+		"encryption, array":    {"x.tofu.json", "[{\"terraform\":[{},\n{\"encryption\":[{}]}]}]", "TF_ENCRYPTION"},
+		"unknown setting":      {"main.tf", "terraform {\n language = x\n}", "language"},
+		"unknown block":        {"main.tf", "terraform {\n state_store \"x\" {}\n}", "state_store"},
+		"unknown, JSON":        {"x.tf.json", "{\"terraform\":{\n\"language\":{}}}", "language"},
+		"unknown top":          {"x.tf.json", "{\n\"rocket\":{}}", "rocket"},
+		"ephemeral":            {"main.tf", "\nephemeral \"a_b\" \"c\" {}", "no plan shows"},
+		"action":               {"main.tf", "\naction \"a_b\" \"c\" {}", "no plan shows"},
+		"exec of a backend":    {"main.tf", "terraform {\n backend \"kubernetes\" {\n  exec {}\n }\n}", "infra/main.tf:3: a backend's \"exec\""},
+		"exec, JSON":           {"x.tf.json", "{\"terraform\":{\"backend\":{\"kubernetes\":{\n\"exec\":{\"command\":\"id\"}}}}}", "exec"},
+		"AWS profile":          {"main.tf", "terraform {\n backend \"s3\" { shared_config_files = [\"x\"] }\n}", "shared_config_files"},
+		"provider path":        {"main.tf", "terraform {\n required_providers { a = { source = \"../../x\" } }\n}", "not an address"},
+		"provisioner program":  {"main.tf", "resource \"terraform_data\" \"x\" {\n provisioner \"evil\" {}\n}", "evil"},
+		"external":             {"main.tf", "\ndata \"external\" \"x\" {}", "runs a program"},
+		"local_command":        {"main.tf", "\ndata \"local_command\" \"x\" {}", "runs a program"},
+		"http in a check":      {"main.tf", "check \"c\" {\n data \"http\" \"x\" {}\n}", "sends requests"},
+		"local state":          {"main.tf", "data \"terraform_remote_state\" \"x\" {\n backend = \"local\"\n}", "other stacks"},
+		"local state, JSON":    {"x.tf.json", "{\"data\":{\"terraform_remote_state\":{\"x\":{\n\"backend\":\"local\"}}}}", "other stacks"},
+		"template, JSON":       {"x.tf.json", "{\"data\":{\"terraform_remote_state\":{\"x\":{\n\"backend\":\"${\\\"local\\\"}\"}}}}", "plain string"},
+		"computed state":       {"main.tf", "data \"terraform_remote_state\" \"x\" {\n backend = var.x\n}", "plain string"},
+		"exec of a state":      {"main.tf", "data \"terraform_remote_state\" \"x\" {\n config = { \"exec\" = {} }\n backend = \"kubernetes\"\n}", "exec"},
+		"computed config":      {"main.tf", "data \"terraform_remote_state\" \"x\" {\n config = var.x\n backend = \"s3\"\n}", "written out"},
+		"JSON template source": {"x.tf.json", "{\"module\":{\"a\":{\n\"source\":\"./a%{ if true }b%{ endif }\"}}}", "elsewhere"},
+		"absolute path":        {"main.tf", call(`file("/etc/passwd")`), "file()"},
+		"core::":               {"main.tf", call(`core::filebase64("/etc/passwd")`), "filebase64()"},
+		"up":                   {"main.tf", call(`filesha256("../../x")`), "filesha256()"},
+		"up from the module":   {"main.tf", call(`fileexists("${path.module}/../../../d/plan")`), "fileexists()"},
+		"up from the unknown":  {"main.tf", call(`filemd5("${var.x}/../y")`), "filemd5()"},
+		"up in a call":         {"main.tf", call(`file(join("/", ["..", "x"]))`), "file()"},
+		"either way":           {"main.tf", call(`file(var.x ? "a" : ("/etc/passwd"))`), "file()"},
+		"home":                 {"main.tf", call(`templatefile("~/x", {})`), "templatefile()"},
+		"pattern":              {"main.tf", call(`fileset(".", "../**")`), "fileset()"},
+		"pathexpand":           {"main.tf", call(`pathexpand("~")`), "pathexpand()"},
+		"path, JSON":           {"x.tf.json", "{\"locals\":{\n\"a\":[\"x ${file(\\\"/etc/passwd\\\")}\"]}}", "file()"},
+		"path in a template":   {"main.tf", call(`templatefile("${path.module}/t", {})`), "infra/t:2"},
+	} {
+		for _, dir := range []string{"infra/", "infra/m/"} { // the root module, and one that it calls
+			if dir != "infra/" && strings.Contains(c.src, "backend \"") || strings.Contains(c.src, `"backend":{`) && dir != "infra/" {
+				continue // the tool ignores a backend there
+			}
+			l := newLab(t, engine{binary: "/nonexistent", mirror: "/nonexistent"})
+			files := map[string]string{"infra/zz.tf": "", "infra/t": "\n${file(\"/etc/passwd\")}", dir + c.file: c.src}
+			word := c.word
+			if dir != "infra/" {
+				files["infra/zz.tf"] = `module "m" { source = "./m" }`
+				files["infra/m/t"] = files["infra/t"]
+				word = strings.Replace(word, "infra/", dir, 1)
+			}
+			_, err := l.target(t).Render(t.Context(), snapshot("c", files))
+			if err == nil {
+				t.Errorf("%s in %s: accepted", name, dir)
+				continue
+			}
+			if pos := dir + c.file + ":2"; !strings.Contains(err.Error(), pos) && !strings.Contains(word, dir) {
+				t.Errorf("%s: %v does not say %s", name, err, pos)
+			}
+			wantFault(t, err, fault.Denied, word)
+		}
+	}
+}
+
+// TestRenderRefusesFiles has files that the tool takes up by their name.
+func TestRenderRefusesFiles(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"terraform-provisioner-evil", "m/terraform-provider-x", "terraform.tfstate", "terraform.tfstate.d/x/y", "a.tfstate.backup"} {
+		l := newLab(t, engine{binary: "/nonexistent", mirror: "/nonexistent"})
+		_, err := l.target(t).Render(t.Context(), snapshot("c", map[string]string{"infra/main.tf": "", "infra/" + name: ""}))
+		wantFault(t, err, fault.Denied, "infra/"+name)
+	}
+}
+
+// TestInitTakesNothingElse has a test that calls a module from elsewhere, which
+// init would download, and paths and settings that are fine.
+func TestInitTakesNothingElse(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, e engine) {
+		t.Parallel()
+		_, p := planned(t, newLab(t, e).target(t), snapshot("c", map[string]string{
+			"infra/tests/a.tftest.hcl":   "run \"x\" {\n module { source = \"git::http://127.0.0.1:1/x.git\" }\n}",
+			"infra/.terraform/modules/x": "x",
+			"infra/main.tf": `
+terraform { required_version = ">= 1.3" }
+module "m" { source = "../shared" }
+resource "terraform_data" "x" { input = file("${path.module}/../shared/text") }
+resource "terraform_data" "y" { count = 2 }`,
+			"shared/main.tf": "resource \"terraform_data\" \"z\" { input = templatefile(\"${path.module}/../shared/text\", {}) }",
+			"shared/text":    "text",
+		}))
+		if p.Keeps != 4 {
+			t.Errorf("keeps %d, want 4", p.Keeps)
+		}
+	})
 }
 
 func TestRenderLimits(t *testing.T) {
@@ -384,7 +490,7 @@ func TestRenderDescribesTheConfiguration(t *testing.T) {
 	r, err := l.target(t).Render(t.Context(), snapshot("c", map[string]string{
 		"infra/main.tf": "module \"m\" { source = \"../shared\" }\n" +
 			"resource \"terraform_data\" \"x\" {\n  provisioner \"local-exec\" { command = \"id # hunter2-hunter2\" }\n}\n",
-		"shared/main.tf.json": `{"data": {"terraform_remote_state": {"s": {"backend": "local"}}}}`,
+		"shared/main.tf.json": `{"data": {"terraform_remote_state": {"s": {"backend": "s3", "config": {"bucket": "b"}}}}}`,
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -551,8 +657,12 @@ output "o" { value = "y" }`, "infra/m/main.tf": "\nresource \"terraform_data\" \
 				t.Errorf("%s: %s", o.ID, o.Err)
 			}
 		}
-		if again, err := target.Plan(t.Context(), r); err != nil || !again.Empty() {
-			t.Errorf("a second plan: %v, %v", again.Changes, err)
+		if again, err := target.Plan(t.Context(), r); err != nil || !again.Empty() || again.Keeps == 0 {
+			t.Errorf("a second plan: %v, keeps %d, %v", again.Changes, again.Keeps, err)
+		}
+		_, none := planned(t, target, snapshot("c3", map[string]string{"infra/main.tf": "locals {}"}))
+		if p.Keeps != 4 || none.Keeps != 0 || none.Count(plan.Delete) != 5 { // an output among them
+			t.Errorf("keeps %d, want 4; then %d, want 0: %s", p.Keeps, none.Keeps, none.Summary())
 		}
 		if _, err := os.Stat(filepath.Join(l.cfg.StateDir, "test", "shop", "terraform.tfstate")); err != nil {
 			t.Errorf("the state: %v", err)
