@@ -64,55 +64,59 @@ func (r *Reconciler) Plan(ctx context.Context, name string) (*Proposal, error) {
 		return nil, err
 	}
 	var p *Proposal
-	err = r.guarded(s, func() error {
+	err = guarded(s, func() error {
 		if err := s.refused(); err != nil {
 			return err
 		}
-		p, err = r.judge(ctx, s)
+		p, err = r.judge(ctx, s, s.desired())
 		return err
 	})
 	return p, err
 }
 
 // Apply runs the whole pipeline for one stack, whether or not its inputs
-// changed, and waits until it is healthy or ctx ends.
+// changed, and waits until it is healthy, for at most five minutes. In a daemon, what did not
+// work is tried again as usual.
 func (r *Reconciler) Apply(ctx context.Context, name string) (*Proposal, error) {
 	s, err := r.named(name)
 	if err != nil {
 		return nil, err
 	}
 	var p *Proposal
-	err = r.guarded(s, func() error {
+	err = guarded(s, func() error {
 		if err := s.refused(); err != nil {
 			return err
 		}
-		if err := r.dependencies(s); err != nil {
+		if err := r.dependencies(ctx, s); err != nil {
 			return err
 		}
-		p, err = r.deploy(ctx, s, ledger.Applied)
+		p, err = r.deploy(ctx, s, s.desired(), ledger.Applied, nil)
 		return err
 	})
 	if err == nil {
 		err = r.healthy(ctx, s)
 	}
-	r.settle(ctx, s, err)
+	again := r.settle(ctx, s, err)
+	if r.queue != nil && err != nil {
+		r.queue.AddAfter(request{reconcileStack, name}, max(again, time.Second))
+	}
 	return p, err
 }
 
+// healthTimeout is how long a command waits for health. What it applied stays
+// applied, and the daemon goes on waiting.
+const healthTimeout = 5 * time.Minute
+
 // healthy waits for s.
 func (r *Reconciler) healthy(ctx context.Context, s *stack) error {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
 	for {
-		err := r.guarded(s, func() error { return r.finish(ctx, s) })
-		if err == nil || fault.KindOf(err) != fault.Waiting {
+		err := guarded(s, func() error { return r.finish(ctx, s) })
+		if err == nil || fault.KindOf(err) != fault.Waiting || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-tick.C:
-		}
+		pause(ctx, 200*time.Millisecond)
 	}
 }
 
@@ -123,7 +127,7 @@ func (r *Reconciler) Drift(ctx context.Context, name string) ([]targets.Finding,
 		return nil, err
 	}
 	var found []targets.Finding
-	err = r.guarded(s, func() error {
+	err = guarded(s, func() error {
 		found, err = r.compareNow(ctx, s, false)
 		return err
 	})

@@ -36,8 +36,8 @@ type Proposal struct {
 	inputs    map[string]string
 }
 
-// reconcile is the flow of docs/ARCHITECTURE.md for one stack. The commit was
-// authorised before the stack was discovered.
+// reconcile brings one stack to what is asked for. The commit was authorised
+// before the stack was discovered.
 func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	if err := s.refused(); err != nil {
 		return err
@@ -45,12 +45,12 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	if s.unchanged() {
 		return r.finish(ctx, s)
 	}
-	if err := r.dependencies(s); err != nil {
+	if err := r.dependencies(ctx, s); err != nil {
 		return err
 	}
 	s.enter(Reconciling)
 	start := time.Now()
-	p, err := r.deploy(ctx, s, ledger.Applied)
+	p, err := r.deploy(ctx, s, s.desired(), ledger.Applied, nil)
 	if err != nil {
 		return err
 	}
@@ -60,51 +60,62 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	return r.finish(ctx, s)
 }
 
-// deploy has one stack judged, applied and made the state that is enforced. typ
-// is the type of the entry for the result.
-func (r *Reconciler) deploy(ctx context.Context, s *stack, typ ledger.Type) (*Proposal, error) {
-	p, err := r.judge(ctx, s)
+// deploy is the flow of docs/ARCHITECTURE.md: b is judged, applied, and becomes
+// what is enforced. typ is the type of the entry for the result. With accept,
+// the plan must also be what the caller meant.
+func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.Type, accept func(plan.Plan) error) (*Proposal, error) {
+	p, err := r.judge(ctx, s, b)
 	s.judged(p)
 	if err != nil {
 		return p, err
 	}
+	if accept != nil {
+		if err := accept(p.Plan); err != nil {
+			return p, err
+		}
+	}
 	r.recordLater(ctx, s.entry(ledger.Verified, "ok", fmt.Sprintf("%d artifacts", len(p.Report.Evidence))), bodies(map[string]any{"evidence": p.Report}))
 	r.recordLater(ctx, s.entry(ledger.Decided, "ok", p.Plan.Summary()), bodies(map[string]any{"rendered": p.Rendered, "planned": p.Planned}))
-	if err := r.apply(ctx, s, p, typ); err != nil {
+
+	s.live.work.Lock()
+	defer s.live.work.Unlock()
+	if r.stack(s.Name) != s { // replaced meanwhile: the newer request is queued
+		return p, fault.New(fault.Waiting, "reconciler.deploy", "", "a newer request came in")
+	}
+	if err := r.apply(ctx, s, b, p, typ); err != nil {
 		return p, err
 	}
-	return p, r.stand(ctx, s, p)
+	return p, r.stand(ctx, s, b, p)
 }
 
 // judge renders, verifies, plans and has everything judged. It writes nothing.
-func (r *Reconciler) judge(ctx context.Context, s *stack) (*Proposal, error) {
-	snap, commit := s.desired()
-	p := &Proposal{Commit: commit}
-	track := newTracker(snap)
+func (r *Reconciler) judge(ctx context.Context, s *stack, b basis) (*Proposal, error) {
+	p := &Proposal{Commit: b.commit}
+	track := newTracker(b.snap)
 
-	rendered, err := s.Target.Render(ctx, track.snapshot())
+	rendered, err := b.target.Render(ctx, track.snapshot())
 	if err != nil {
 		return p, err
 	}
 	p.inputs = track.inputs()
-	p.Report, p.pins, err = r.Artifacts.Verify(ctx, s.Environment, rendered.Artifacts)
+	p.Report, p.pins, err = r.Artifacts.Verify(ctx, b.Environment, rendered.Artifacts)
 	if err != nil {
 		return p, err
 	}
 	p.artifacts = pinned(p.pins)
-	if p.rendered, err = pin(s.Target, rendered, p.pins); err != nil {
+	if p.rendered, err = pin(b.target, rendered, p.pins); err != nil {
 		return p, err
 	}
-	if p.Rendered, err = r.decide(ctx, s, policy.StageRendered, p.rendered.Digest, p.rendered.Documents, p); err != nil {
+	if p.Rendered, err = decide(ctx, s.repo, b, policy.StageRendered, p.rendered.Digest, p.rendered.Documents, p); err != nil {
 		return p, err
 	}
-	if p.Plan, err = s.Target.Plan(ctx, p.rendered); err != nil {
+	if p.Plan, err = b.target.Plan(ctx, p.rendered); err != nil {
 		return p, err
 	}
-	if err := r.verifyPlanned(ctx, s, p); err != nil {
+	if err := r.verifyPlanned(ctx, b, p); err != nil {
 		return p, err
 	}
-	p.Planned, err = r.decide(ctx, s, policy.StagePlan, p.Plan.Digest(), p.Plan.Documents, p)
+	p.Planned, err = decide(ctx, s.repo, b, policy.StagePlan, p.Plan.Digest(), p.Plan.Documents, p)
 	return p, err
 }
 
@@ -129,8 +140,8 @@ func pinned(pins map[string]verify.Subject) []verify.Subject {
 }
 
 // verifyPlanned verifies the artifacts that only the plan names.
-func (r *Reconciler) verifyPlanned(ctx context.Context, s *stack, p *Proposal) error {
-	namer, ok := s.Target.(targets.PlanNamer)
+func (r *Reconciler) verifyPlanned(ctx context.Context, b basis, p *Proposal) error {
+	namer, ok := b.target.(targets.PlanNamer)
 	if !ok {
 		return nil
 	}
@@ -138,7 +149,7 @@ func (r *Reconciler) verifyPlanned(ctx context.Context, s *stack, p *Proposal) e
 	if err != nil {
 		return err
 	}
-	report, pins, err := r.Artifacts.Verify(ctx, s.Environment, named)
+	report, pins, err := r.Artifacts.Verify(ctx, b.Environment, named)
 	p.Report.Evidence = append(p.Report.Evidence, report.Evidence...)
 	p.artifacts = append(p.artifacts, pinned(pins)...)
 	return err
@@ -146,10 +157,10 @@ func (r *Reconciler) verifyPlanned(ctx context.Context, s *stack, p *Proposal) e
 
 // decide has documents judged. A decision that refuses is an error of kind
 // Denied that carries every message.
-func (r *Reconciler) decide(ctx context.Context, s *stack, stage policy.Stage, of digest.Digest, docs []plan.Document, p *Proposal) (*policy.Decision, error) {
-	d, err := s.Policy.Evaluate(ctx, policy.Input{
-		Stage: stage, Target: s.TargetName, Stack: s.Name, Environment: s.Environment,
-		Repository: s.repo, Commit: p.Commit.Subject.Reference,
+func decide(ctx context.Context, repo string, b basis, stage policy.Stage, of digest.Digest, docs []plan.Document, p *Proposal) (*policy.Decision, error) {
+	d, err := b.Policy.Evaluate(ctx, policy.Input{
+		Stage: stage, Target: b.TargetName, Stack: b.Name, Environment: b.Environment,
+		Repository: repo, Commit: p.Commit.Subject.Reference,
 		Documents: docs, Report: p.Report, Of: of,
 	})
 	if err != nil {
@@ -159,8 +170,8 @@ func (r *Reconciler) decide(ctx context.Context, s *stack, stage policy.Stage, o
 		return &d, nil
 	}
 	if d.Rules == 0 {
-		return &d, fault.New(fault.Denied, "policy.Evaluate", "give the environment a policy set with rules for "+s.TargetName,
-			"no policy rule judges the %s stage", stage)
+		return &d, fault.New(fault.Denied, "policy.Evaluate", "check that the stack declares something, and that a policy set has rules for "+b.TargetName,
+			"no policy rule judged the %s stage", stage)
 	}
 	return &d, fault.New(fault.Denied, "policy.Evaluate", "change what is declared, or ask the owner of the policy for an exception", "%s", refusals(d))
 }
@@ -185,8 +196,9 @@ func refusals(d policy.Decision) string {
 	return strings.Join(lines, "\n")
 }
 
-// apply passes the gate and carries the plan out.
-func (r *Reconciler) apply(ctx context.Context, s *stack, p *Proposal, typ ledger.Type) error {
+// apply passes the gate and carries the plan out. The caller holds the stack's
+// work lock.
+func (r *Reconciler) apply(ctx context.Context, s *stack, b basis, p *Proposal, typ ledger.Type) error {
 	if p.Plan.Empty() {
 		return nil
 	}
@@ -195,8 +207,12 @@ func (r *Reconciler) apply(ctx context.Context, s *stack, p *Proposal, typ ledge
 		return err
 	}
 	s.progress("applying " + p.Plan.Summary())
-	receipt, err := s.Target.Apply(ctx, grant)
+	s.begin()
+	receipt, err := b.target.Apply(ctx, grant)
 	r.result(ctx, s, typ, grant, receipt, err)
+	if err != nil { // what was granted before is still what is enforced
+		r.observe(s)
+	}
 	return err
 }
 
@@ -239,19 +255,22 @@ func (r *Reconciler) result(ctx context.Context, s *stack, typ ledger.Type, g ga
 
 // stand makes what was applied the state that is enforced from now on, also
 // over a restart.
-func (r *Reconciler) stand(ctx context.Context, s *stack, p *Proposal) error {
-	objects, err := desiredObjects(ctx, s.Target, p.rendered)
+func (r *Reconciler) stand(ctx context.Context, s *stack, b basis, p *Proposal) error {
+	objects, err := desiredObjects(ctx, b.target, p.rendered)
 	if err != nil {
 		return err
 	}
 	if err := r.Gate.Stand(p.request(), objects); err != nil {
 		return err
 	}
-	if err := r.state.save(s, p); err != nil {
+	if err := r.state.save(s, b, p); err != nil {
 		return err
 	}
-	s.stand(p)
-	r.observe(ctx, s)
+	before := s.stand(&deployment{basis: b, rendered: p.rendered, inputs: p.inputs})
+	r.observe(s)
+	if before != nil && before.target != b.target {
+		closeTarget(before.target)
+	}
 	return nil
 }
 
@@ -261,53 +280,63 @@ func desiredObjects(ctx context.Context, t targets.Target, r targets.Rendered) (
 	if t, ok := t.(targets.Restorer); ok {
 		return t.Desired(ctx, r)
 	}
-	return nil, nil //nolint:nilnil // says that nothing can be restored without a decision
+	return nil, nil
 }
 
 // finish waits for health. What is applied stays applied while it waits.
 func (r *Reconciler) finish(ctx context.Context, s *stack) error {
-	if h, ok := s.Target.(targets.HealthChecker); ok {
+	d := s.granted()
+	if d == nil {
+		return nil
+	}
+	if h, ok := d.target.(targets.HealthChecker); ok {
 		s.enter(Progressing)
-		rendered, _ := s.granted()
-		if err := h.Healthy(ctx, rendered); err != nil {
-			return err
-		}
+		return h.Healthy(ctx, d.rendered)
 	}
 	return nil
 }
 
-// dependencies reports the first stack that s depends on and that is not ready.
-func (r *Reconciler) dependencies(s *stack) error {
+// dependencies reports the first stack that s depends on and that is not ready
+// as it is asked for now.
+func (r *Reconciler) dependencies(ctx context.Context, s *stack) error {
 	const op = "reconciler.dependencies"
+	if cycle := r.cycle(s.Name, s.Name, map[string]bool{}); cycle != nil {
+		return fault.New(fault.Invalid, op, "remove one of the dependsOn entries", "dependency cycle: %s", strings.Join(cycle, " → "))
+	}
 	for _, name := range s.DependsOn {
 		d := r.stack(name)
 		if d == nil {
 			return fault.New(fault.Waiting, op, "add the stack, or remove it from dependsOn", "depends on stack %q, which does not exist", name)
 		}
-		if cycle := r.cycle(s.Name, d, nil); cycle != nil {
-			return fault.New(fault.Invalid, op, "remove one of the dependsOn entries", "dependency cycle: %s", strings.Join(cycle, " → "))
+		phase := d.snapshotStatus().Phase
+		ready := phase == Ready || phase == Drifted
+		if r.queue == nil { // nothing runs by itself, so the phase says nothing
+			ready = r.finish(ctx, d) == nil
 		}
-		if st := d.snapshotStatus(); st.Phase != Ready && st.Phase != Drifted {
-			return fault.New(fault.Waiting, op, "", "waits for stack %q, which is %s", name, st.Phase)
+		if err := d.refused(); err != nil || !ready || !d.unchanged() {
+			if ready {
+				phase = Pending
+			}
+			return fault.New(fault.Waiting, op, "", "waits for stack %q, which is %s", name, phase)
 		}
 	}
 	return nil
 }
 
-// cycle returns the path from d back to start, or nil.
-func (r *Reconciler) cycle(start string, d *stack, path []string) []string {
-	if len(path) > 1000 || slices.Contains(path, d.Name) {
+// cycle returns a path from at back to start, or nil. seen holds the stacks from
+// which there is none.
+func (r *Reconciler) cycle(start, at string, seen map[string]bool) []string {
+	s := r.stack(at)
+	if s == nil || seen[at] {
 		return nil
 	}
-	path = append(path, d.Name)
-	for _, next := range d.DependsOn {
+	seen[at] = true
+	for _, next := range s.DependsOn {
 		if next == start {
-			return append([]string{start}, append(path, start)...)
+			return []string{at, start}
 		}
-		if n := r.stack(next); n != nil {
-			if c := r.cycle(start, n, path); c != nil {
-				return c
-			}
+		if path := r.cycle(start, next, seen); path != nil {
+			return append([]string{at}, path...)
 		}
 	}
 	return nil

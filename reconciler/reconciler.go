@@ -129,11 +129,12 @@ type Reconciler struct {
 	repos  map[string]*repository
 	stacks map[string]*stack
 
-	queue   workqueue.TypedDelayingInterface[request]
+	queue   workqueue.TypedDelayingInterface[request] // nil: nothing runs by itself
 	repairs workqueue.TypedInterface[string]
 	late    sync.WaitGroup // ledger entries that nobody waits for
 	life    context.Context
 	watch   *errgroup.Group // observers
+	ready   chan struct{}   // closed when what was granted before is taken up
 }
 
 // request names a unit of work; it holds no state.
@@ -145,9 +146,8 @@ type request struct {
 type requestKind int
 
 const (
-	pollRepository requestKind = iota
-	reconcileStack
-	compareStack // full comparison with the live world, by schedule
+	reconcileStack requestKind = iota
+	compareStack               // full comparison with the live world, by schedule
 )
 
 // New returns a Reconciler. It does no I/O.
@@ -165,6 +165,7 @@ func New(c Config) (*Reconciler, error) {
 		state:   stateDir(c.StateDir),
 		repos:   map[string]*repository{},
 		stacks:  map[string]*stack{},
+		ready:   make(chan struct{}),
 	}
 	for _, repo := range c.Repositories {
 		r.repos[repo.Name] = &repository{Repository: repo}
@@ -183,6 +184,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.queue = workqueue.NewTypedDelayingQueue[request]()
 	r.repairs = workqueue.NewTyped[string]()
 	r.resume(ctx)
+	close(r.ready)
 
 	var workers sync.WaitGroup
 	for range r.Workers {
@@ -191,8 +193,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	for range repairWorkers {
 		workers.Go(func() { r.workRepairs(life) })
 	}
-	for name := range r.repos {
-		r.queue.Add(request{pollRepository, name})
+	for _, c := range r.Repositories {
+		workers.Go(func() { r.pollLoop(life, r.repository(c.Name)) })
 	}
 	<-ctx.Done()
 	r.queue.ShutDown()
@@ -206,6 +208,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 	return err
 }
+
+// Ready is closed once Run has taken up what was granted before. Commands that
+// come earlier would find nothing.
+func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 // work takes requests until the queue shuts down. A panic while working on one
 // stack is that stack's failure.
@@ -225,40 +231,29 @@ func (r *Reconciler) work(ctx context.Context) {
 
 // handle does one request and returns when to do it again; 0 is not by itself.
 func (r *Reconciler) handle(ctx context.Context, req request) (again time.Duration) {
-	if req.kind == pollRepository {
-		return r.poll(ctx, r.repository(req.name))
-	}
 	s := r.stack(req.name)
 	if s == nil { // gone since it was queued
 		return 0
 	}
 	if req.kind == compareStack {
-		err := r.guarded(s, func() error { return r.compare(ctx, s) })
-		switch kind := fault.KindOf(err); {
-		case err == nil || ctx.Err() != nil:
-		case kind == fault.Denied || kind == fault.Invalid: // the repair was judged, and refused
-			r.settle(ctx, s, err)
-		default:
-			r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("kind", kind.String()), slog.String("error", r.Scrub(err.Error())))
-		}
-		return s.untilCompare(time.Now())
+		return r.compare(ctx, s)
 	}
-	err := r.guarded(s, func() error { return r.reconcile(ctx, s) })
-	return r.settle(ctx, s, err)
+	return r.settle(ctx, s, guarded(s, func() error { return r.reconcile(ctx, s) }))
 }
 
 // guarded runs f for s and turns a panic into an error (invariant 3).
-func (r *Reconciler) guarded(s *stack, f func() error) (err error) {
+func guarded(s *stack, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fault.New(fault.Internal, "reconciler", "report this with the log", "panic: %v", p)
 		}
 		err = fault.WithStack(s.Name, err)
 	}()
-	s.work.Lock()
-	defer s.work.Unlock()
 	return f()
 }
+
+// deniedAgain is when a denied stack is judged again without a new revision.
+const deniedAgain = 2 * time.Minute
 
 // settle notes the outcome of a reconciliation and returns when to try again:
 // the kind of the error decides.
@@ -289,7 +284,9 @@ func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Durat
 	switch kind {
 	case fault.Waiting:
 		return s.backoff(500*time.Millisecond, 15*time.Second)
-	case fault.Denied, fault.Invalid:
+	case fault.Denied: // evidence may come after the image: look again now and then
+		return deniedAgain
+	case fault.Invalid:
 		return 0
 	default:
 		return s.backoff(time.Second, 5*time.Minute)

@@ -48,6 +48,10 @@ type bed struct {
 	denied  map[string]bool   // stacks that policy refuses
 	bad     map[string]error  // stacks that cannot run
 	depends map[string]string // stack → dependency
+	alias   map[string]string // folder → name of the stack in it
+	lost    bool              // what was fetched before is gone
+	half    map[string]bool   // applies that fail half-way
+	history map[string]map[string]string
 	found   map[string]func(targets.Finding)
 	entries []ledger.Entry
 	open    []ledger.Numbered
@@ -56,12 +60,13 @@ type bed struct {
 func newBed(t *testing.T, stacks ...string) *bed {
 	b := &bed{
 		t: t, state: t.TempDir(), files: map[string]string{}, live: map[string]string{}, calls: map[string]int{}, stale: map[string]int{},
-		denied: map[string]bool{}, bad: map[string]error{}, depends: map[string]string{}, found: map[string]func(targets.Finding){},
+		denied: map[string]bool{}, bad: map[string]error{}, depends: map[string]string{}, alias: map[string]string{}, half: map[string]bool{}, history: map[string]map[string]string{}, found: map[string]func(targets.Finding){},
 	}
 	for _, s := range stacks {
 		b.files[s+"/object"] = "v1"
 	}
 	b.commit = 1
+	b.history[b.id()] = maps.Clone(b.files)
 	return b
 }
 
@@ -86,6 +91,7 @@ func (b *bed) push(files map[string]string) {
 			}
 		}
 		b.commit++
+		b.history[b.id()] = maps.Clone(b.files)
 	})
 }
 
@@ -105,13 +111,20 @@ func (b *bed) Fetch(_ context.Context, r sources.Revision) (*sources.Snapshot, e
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m := identified{fstest.MapFS{}}
-	for k, v := range b.files {
+	files := b.history[r.ID]
+	for k, v := range files {
 		m.MapFS[k] = &fstest.MapFile{Data: []byte(v)}
 	}
-	return &sources.Snapshot{Revision: r, Tree: digest.FromString(fmt.Sprint(b.files)), FS: m}, nil
+	return &sources.Snapshot{Revision: r, Tree: digest.FromString(fmt.Sprint(files)), FS: m}, nil
 }
 
 func (b *bed) Local(ctx context.Context, r sources.Revision) (*sources.Snapshot, error) {
+	b.mu.Lock()
+	lost := b.lost
+	b.mu.Unlock()
+	if lost {
+		return nil, fault.New(fault.Invalid, "", "", "the mirror has no %s", r.ID)
+	}
 	return b.Fetch(ctx, r)
 }
 
@@ -207,6 +220,10 @@ func (t target) Apply(_ context.Context, g gate.Grant) (targets.Receipt, error) 
 		t.b.stale[t.name]--
 		return targets.Receipt{}, fault.Wrap(fault.Transient, "", "", fmt.Errorf("moved: %w", targets.ErrStale))
 	}
+	if t.b.half[t.name] {
+		t.b.live[t.name] = "half"
+		return targets.Receipt{}, fault.New(fault.Invalid, "", "", "one of two objects was refused")
+	}
 	t.b.live[t.name] = p.Private.(string)
 	return targets.Receipt{Stack: t.name, Plan: p.Digest()}, nil
 }
@@ -228,9 +245,13 @@ func (b *bed) discover(_ context.Context, snap *sources.Snapshot) ([]Stack, erro
 	defer b.mu.Unlock()
 	var out []Stack
 	for _, n := range names {
-		name := path.Dir(n)
+		dir := path.Dir(n)
+		name := dir
+		if a := b.alias[dir]; a != "" {
+			name = a
+		}
 		s := Stack{
-			Name: name, Environment: "e", Dir: name, TargetName: "fake", Key: name + b.depends[name], Drift: drift.Rules{Mode: drift.Revert},
+			Name: name, Environment: "e", Dir: dir, TargetName: "fake", Key: dir + " " + name + b.depends[name], Drift: drift.Rules{Mode: drift.Revert},
 			Policy: b, Err: b.bad[name], Build: func() (targets.Target, error) { return target{b, name}, nil },
 		}
 		if d := b.depends[name]; d != "" {
@@ -470,7 +491,7 @@ func TestRestartWithOtherContent(t *testing.T) {
 	stop := b.run(r)
 	b.untilPhase(r, "a", Ready)
 	stop()
-	b.with(func() { b.files["a/object"] = "altered"; b.denied["a"] = true })
+	b.with(func() { b.history["commit-1"]["a/object"] = "altered"; b.denied["a"] = true })
 	r = b.new()
 	b.run(r)
 	b.untilPhase(r, "a", Denied)
@@ -508,6 +529,141 @@ func TestStackFileGone(t *testing.T) {
 	}
 	b.push(map[string]string{"a/object": "v2"})
 	b.untilPhase(r, "a", Ready)
+}
+
+// A name stays with the folder that has it: whoever takes it would take the
+// objects that are kept under it.
+func TestNamesCannotBeTaken(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "shop")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "shop", Ready)
+	b.with(func() { b.alias["aaa"] = "shop" })
+	b.push(map[string]string{"aaa/object": "evil"})
+	if st := b.untilPhase(r, "shop@repo/aaa", Invalid); !strings.Contains(st.Message, "is taken by repo/shop") {
+		t.Errorf("message %q", st.Message)
+	}
+	b.push(map[string]string{"shop/object": "v2"})
+	b.until("the rightful stack to go on", func() bool { return b.object("shop") == "v2" })
+
+	// Nor when its own stack file is gone.
+	b.push(map[string]string{"aaa/object": "", "shop/object": ""})
+	b.untilPhase(r, "shop", Held)
+	b.push(map[string]string{"aaa/object": "evil"})
+	b.untilPhase(r, "shop@repo/aaa", Invalid)
+	if b.object("shop") != "v2" {
+		t.Error("the name of a held stack was taken")
+	}
+}
+
+// A folder that moves in one commit keeps its stack.
+func TestFolderMoves(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "shop")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "shop", Ready)
+	b.with(func() { b.alias["moved"] = "shop" })
+	b.push(map[string]string{"shop/object": "", "moved/object": "v1"})
+	b.until("the move", func() bool { return status(r, "shop").Dir == "moved" })
+}
+
+// What was fetched before is gone: the newest commit is taken again.
+func TestRestartWithoutTheMirror(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	stop := b.run(r)
+	b.untilPhase(r, "a", Ready)
+	stop()
+	b.with(func() { b.lost = true; clear(b.found) })
+	r = b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.drift("a", "edited")
+	b.until("the repair", func() bool { return b.object("a") == "v1" })
+}
+
+// The newest commit is refused by policy, and the daemon restarts: what was
+// granted before goes on being enforced, and so does a stack that the newest
+// commit does not declare any more.
+func TestRestartEnforcesWhatWasGranted(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "gone")
+	r := b.new()
+	stop := b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.untilPhase(r, "gone", Ready)
+	b.with(func() { b.denied["a"] = true })
+	b.push(map[string]string{"a/object": "v2", "gone/object": ""})
+	b.untilPhase(r, "a", Denied)
+	b.untilPhase(r, "gone", Held)
+	stop()
+	b.with(func() { clear(b.found) })
+	r = b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Denied)
+	b.untilPhase(r, "gone", Held)
+	for _, name := range []string{"a", "gone"} {
+		b.drift(name, "edited")
+		b.until("the repair of "+name, func() bool { return b.object(name) == "v1" })
+	}
+	b.untilPhase(r, "gone", Held)
+}
+
+// A changed request that is refused does not end what was granted.
+func TestNewGenerationKeepsTheOldGrant(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.with(func() { b.depends["a"] = "nothing" }) // another key: another generation
+	b.push(nil)
+	b.untilPhase(r, "a", Waiting)
+	b.drift("a", "edited")
+	b.until("the repair", func() bool { return b.object("a") == "v1" })
+}
+
+// After an apply that failed half-way the old commit is not simply ready again.
+func TestHalfAppliedIsNotReady(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Ready)
+	b.with(func() { b.half["a"] = true })
+	b.push(map[string]string{"a/object": "v2"})
+	b.untilPhase(r, "a", Invalid)
+	b.with(func() { b.half["a"] = false })
+	b.push(map[string]string{"a/object": "v1"})
+	b.until("v1 again", func() bool { return b.object("a") == "v1" })
+	b.untilPhase(r, "a", Ready)
+}
+
+// Many stacks that depend on many cost little to look at.
+func TestDependencyLayers(t *testing.T) {
+	t.Parallel()
+	r := newBed(t, "x").new()
+	const layers = 60
+	for l := range layers {
+		for i := range 2 {
+			s := newStack("repo", Stack{Name: fmt.Sprintf("s%d-%d", l, i)})
+			if l > 0 {
+				s.DependsOn = []string{fmt.Sprintf("s%d-0", l-1), fmt.Sprintf("s%d-1", l-1)}
+			}
+			r.stacks[s.Name] = s
+		}
+	}
+	top := fmt.Sprintf("s%d-0", layers-1)
+	if c := r.cycle(top, top, map[string]bool{}); c != nil {
+		t.Errorf("found a cycle: %v", c)
+	}
+	r.stacks["s0-0"].DependsOn = []string{top}
+	if c := r.cycle(top, top, map[string]bool{}); len(c) != layers+1 {
+		t.Errorf("found %d stacks in the cycle, want %d", len(c), layers+1)
+	}
 }
 
 func TestConfigValidate(t *testing.T) {

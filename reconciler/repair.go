@@ -21,41 +21,76 @@ const repairWorkers = 4
 
 // observe has the target watch what was granted, if it can. It replaces the
 // observer of what was granted before.
-func (r *Reconciler) observe(_ context.Context, s *stack) {
-	o, ok := s.Target.(targets.Observer)
-	if !ok || r.watch == nil {
+func (r *Reconciler) observe(s *stack) {
+	d := s.granted()
+	if d == nil || r.watch == nil {
+		return
+	}
+	o, ok := d.target.(targets.Observer)
+	if !ok {
 		return
 	}
 	ctx, stop := context.WithCancel(r.life)
-	s.observing(stop)
-	rendered, _ := s.granted()
+	s.live.observing(stop)
 	r.watch.Go(func() error {
-		err := o.Observe(ctx, rendered, func(f targets.Finding) { r.found(ctx, s, f) })
-		if err != nil && ctx.Err() == nil {
-			// The schedule still compares; the watch starts again with the next grant.
-			r.Log.ErrorContext(ctx, "watch ended", slog.String("stack", s.Name), slog.String("error", r.Scrub(err.Error())))
+		wait := time.Second
+		for ctx.Err() == nil {
+			err := r.watchOnce(ctx, o, d)
+			if ctx.Err() != nil {
+				break
+			}
+			r.Log.WarnContext(ctx, "watch ended; starting it again", slog.String("stack", d.Name), slog.Duration("after", wait), slog.String("error", r.Scrub(err.Error())))
+			pause(ctx, wait)
+			wait = min(2*wait, time.Minute)
 		}
 		return nil
 	})
 }
 
-// found takes one confirmed difference from a target.
-func (r *Reconciler) found(ctx context.Context, s *stack, f targets.Finding) {
+// watchOnce observes until ctx ends or the target cannot go on. It returns an
+// error, also for a target that ended by itself or panicked.
+func (r *Reconciler) watchOnce(ctx context.Context, o targets.Observer, d *deployment) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.New(fault.Internal, "reconciler.observe", "report this with the log", "panic: %v", p)
+		}
+	}()
+	if err := o.Observe(ctx, d.rendered, func(f targets.Finding) { r.found(ctx, d, f) }); err != nil {
+		return err
+	}
+	return errors.New("the target stopped watching")
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// found takes one confirmed difference from the target of d. One that is about
+// what was granted before is late, and dropped.
+func (r *Reconciler) found(ctx context.Context, d *deployment, f targets.Finding) {
+	s := r.stack(d.Name)
+	if s == nil || s.granted() != d {
+		return
+	}
 	f.Stack = s.Name
-	v := s.Drift.Judge(f, time.Now())
+	v := d.Drift.Judge(f, time.Now())
 	if v.Action == drift.Ignored {
 		return
 	}
-	_, fresh := s.findings.Add(v.Finding)
-	if fresh {
+	if _, fresh := s.live.findings.Add(v.Finding); fresh {
 		r.recordDrift(ctx, s, v)
 	}
+	s.disturbed()
 	if v.Action == drift.Reverted {
-		s.addPending(f.ID, f.Detected)
+		s.live.addPending(map[plan.ObjectID]time.Time{f.ID: f.Detected})
 		r.repairs.Add(s.Name)
-		return
 	}
-	s.enter(Drifted)
 }
 
 func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict) {
@@ -66,7 +101,7 @@ func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict)
 		note += " by " + f.Actor
 	}
 	for _, field := range f.Fields {
-		note += fmt.Sprintf("; %s: %s instead of %s", field.Path, orAbsent(field.From), orAbsent(field.To))
+		note += fmt.Sprintf("; %s: %s instead of %s", field.Path, orNothing(field.From), orNothing(field.To))
 	}
 	note = r.Scrub(note)
 	r.recordLater(ctx, s.entry(ledger.Drift, string(v.Action), note), bodies(map[string]any{"finding": f}))
@@ -74,7 +109,7 @@ func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict)
 		slog.String("actor", f.Actor), slog.String("action", string(v.Action)), slog.String("what", note))
 }
 
-func orAbsent(v string) string {
+func orNothing(v string) string {
 	if v == "" {
 		return "nothing"
 	}
@@ -87,47 +122,66 @@ func (r *Reconciler) workRepairs(ctx context.Context) {
 		if down {
 			return
 		}
-		s := r.stack(name)
-		if s != nil && ctx.Err() == nil {
-			if err := r.guarded(s, func() error { return r.repair(ctx, s) }); err != nil && ctx.Err() == nil {
-				r.Log.WarnContext(ctx, "drift not reverted", slog.String("stack", s.Name), slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
-				// The full comparison finds it again.
-				r.queue.AddAfter(request{compareStack, s.Name}, s.backoff(time.Second, time.Minute))
+		if s := r.stack(name); s != nil && ctx.Err() == nil {
+			if err := guarded(s, func() error { return r.repair(ctx, s) }); err != nil && ctx.Err() == nil {
+				r.unrepaired(ctx, s, err)
 			}
 		}
 		r.repairs.Done(name)
 	}
 }
 
+// unrepaired notes that a repair did not work. The full comparison tries again.
+func (r *Reconciler) unrepaired(ctx context.Context, s *stack, err error) {
+	kind := fault.KindOf(err)
+	r.Log.WarnContext(ctx, "drift not reverted", slog.String("stack", s.Name), slog.String("kind", kind.String()),
+		slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
+	if kind == fault.Denied || kind == fault.Invalid {
+		r.recordLater(ctx, s.entry(ledger.Refused, kind.String(), r.Scrub(err.Error())), nil)
+	}
+	r.queue.AddAfter(request{compareStack, s.Name}, s.again(kind))
+}
+
+// again counts a failed attempt and returns when to try again.
+func (s *stack) again(kind fault.Kind) time.Duration {
+	s.mu.Lock()
+	s.attempts++
+	s.mu.Unlock()
+	if kind == fault.Denied || kind == fault.Invalid {
+		return s.backoff(time.Minute, 10*time.Minute)
+	}
+	return s.backoff(time.Second, time.Minute)
+}
+
 // repair restores the objects of s that were found to have drifted, under its
 // standing grant.
 func (r *Reconciler) repair(ctx context.Context, s *stack) error {
-	ids, detected := s.takePending()
-	rendered, ok := s.granted()
-	if len(ids) == 0 || !ok {
+	s.live.work.Lock()
+	defer s.live.work.Unlock()
+	ids, detected := s.live.takePending()
+	d := s.granted()
+	if len(ids) == 0 || d == nil {
 		return nil
 	}
-	p, err := s.Target.Plan(ctx, rendered, ids...)
+	p, err := d.target.Plan(ctx, d.rendered, ids...)
 	if err != nil {
 		return err
 	}
-	return r.restore(ctx, s, p, ids, detected)
+	return r.restore(ctx, s, d, p, ids, detected)
 }
 
-// restore applies p, which leads back to what was granted, and closes the
-// findings for ids.
-func (r *Reconciler) restore(ctx context.Context, s *stack, p plan.Plan, ids []plan.ObjectID, detected map[plan.ObjectID]time.Time) error {
+// restore applies p, which leads back to d, and closes the findings for ids. The
+// caller holds the stack's work lock.
+func (r *Reconciler) restore(ctx context.Context, s *stack, d *deployment, p plan.Plan, ids []plan.ObjectID, detected map[plan.ObjectID]time.Time) error {
 	if !p.Empty() {
 		grant, err := r.Gate.Restore(ctx, p)
 		if err != nil {
 			return err
 		}
-		receipt, err := s.Target.Apply(ctx, grant)
+		receipt, err := d.target.Apply(ctx, grant)
 		r.result(ctx, s, ledger.Reverted, grant, receipt, err)
 		if errors.Is(err, targets.ErrStale) { // it moved again: look again
-			for _, id := range ids {
-				s.addPending(id, detected[id])
-			}
+			s.live.addPending(detected)
 			r.repairs.Add(s.Name)
 			return nil
 		}
@@ -136,54 +190,49 @@ func (r *Reconciler) restore(ctx context.Context, s *stack, p plan.Plan, ids []p
 		}
 		r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.Int("objects", len(p.Changes)))
 	}
-	for _, id := range ids {
-		if at, ok := detected[id]; ok {
-			r.metrics.repairSeconds.Observe(time.Since(at).Seconds())
-		}
+	for _, at := range detected {
+		r.metrics.repairSeconds.Observe(time.Since(at).Seconds())
 	}
-	s.findings.Close(ids...)
+	s.live.findings.Close(ids...)
 	s.calm()
 	return nil
 }
 
-// calm notes that the world was found to be what was granted, or was made so.
-func (s *stack) calm() {
-	unchanged := s.unchanged()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.findings.List()) > 0 {
-		return
-	}
-	switch s.status.Phase {
-	case Ready:
-		s.status.Message, s.status.Hint = "", ""
-	case Drifted:
-		s.enterLocked(Ready)
-	case Denied, Invalid:
-		// A repair was refused; what is asked for was granted before.
-		if unchanged && s.refusal == nil {
-			s.enterLocked(Ready)
-			s.status.Message, s.status.Hint = "", ""
-		}
-	}
-}
-
 // compare is the full comparison: a plan from what was granted. It finds what a
-// watch missed, and is the only way for a target that cannot watch.
-func (r *Reconciler) compare(ctx context.Context, s *stack) error {
-	_, err := r.compareNow(ctx, s, true)
-	return err
+// watch missed, and is the only way for a target that cannot watch. It returns
+// when to compare again.
+func (r *Reconciler) compare(ctx context.Context, s *stack) time.Duration {
+	if s.granted() == nil {
+		return s.untilCompare(time.Now())
+	}
+	err := guarded(s, func() error {
+		_, err := r.compareNow(ctx, s, true)
+		return err
+	})
+	if err == nil || ctx.Err() != nil {
+		return s.untilCompare(time.Now())
+	}
+	kind := fault.KindOf(err)
+	if kind == fault.Denied || kind == fault.Invalid { // the repair was judged, and refused
+		r.settle(ctx, s, err)
+	} else {
+		r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("kind", kind.String()), slog.String("error", r.Scrub(err.Error())))
+	}
+	if next := s.untilCompare(time.Now()); next > 0 {
+		return min(s.again(kind), next)
+	}
+	return s.again(kind)
 }
 
 // compareNow returns what differs. With act, it is recorded and, where the
 // stack's rules say so, reverted.
 func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targets.Finding, error) {
-	rendered, ok := s.granted()
-	if !ok {
+	d := s.granted()
+	if d == nil {
 		return nil, fault.New(fault.Waiting, "reconciler.compare", "", "nothing was applied yet")
 	}
 	start := time.Now()
-	p, err := s.Target.Plan(ctx, rendered)
+	p, err := d.target.Plan(ctx, d.rendered)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +240,7 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 	var found []targets.Finding
 	var revert []plan.ObjectID
 	for _, f := range drift.FromPlan(p, start.UTC()) {
-		v := s.Drift.Judge(f, time.Now())
+		v := d.Drift.Judge(f, time.Now())
 		if v.Action == drift.Ignored {
 			continue
 		}
@@ -199,7 +248,7 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 			found = append(found, v.Finding)
 			continue
 		}
-		kept, fresh := s.findings.Add(v.Finding)
+		kept, fresh := s.live.findings.Add(v.Finding)
 		found = append(found, kept)
 		if fresh {
 			r.recordDrift(ctx, s, v)
@@ -211,47 +260,47 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 	if !act {
 		return found, nil
 	}
-	r.closeAbsent(s, found)
-	if len(found) > len(revert) {
-		s.enter(Drifted)
+	for _, old := range s.live.findings.List() { // those that are gone
+		if !slices.ContainsFunc(found, func(f targets.Finding) bool { return f.ID == old.ID }) {
+			s.live.findings.Close(old.ID)
+		}
+	}
+	if len(found) > 0 {
+		s.disturbed()
 	}
 	if len(revert) == 0 {
 		s.calm()
 		return found, nil
 	}
-	return found, r.revert(ctx, s, rendered, p, revert)
+	return found, r.revert(ctx, s, d, revert)
 }
 
-// closeAbsent ends findings that the comparison did not find any more.
-func (r *Reconciler) closeAbsent(s *stack, found []targets.Finding) {
-	for _, old := range s.findings.List() {
-		if !slices.ContainsFunc(found, func(f targets.Finding) bool { return f.ID == old.ID }) {
-			s.findings.Close(old.ID)
-		}
-	}
-}
-
-// revert restores ids. What a standing grant covers is restored under it; a
-// target without one (Terraform) goes through the whole pipeline again.
-func (r *Reconciler) revert(ctx context.Context, s *stack, rendered targets.Rendered, p plan.Plan, ids []plan.ObjectID) error {
-	if _, ok := s.Target.(targets.Restorer); ok {
-		if len(ids) < len(p.Changes) {
-			var err error
-			if p, err = s.Target.Plan(ctx, rendered, ids...); err != nil {
-				return err
+// revert restores ids. What a standing grant covers is restored under it; for a
+// target without one (Terraform) what was granted is judged and applied again.
+func (r *Reconciler) revert(ctx context.Context, s *stack, d *deployment, ids []plan.ObjectID) error {
+	if _, ok := d.target.(targets.Restorer); ok {
+		detected := make(map[plan.ObjectID]time.Time, len(ids))
+		for _, f := range s.live.findings.List() {
+			if slices.Contains(ids, f.ID) {
+				detected[f.ID] = f.Detected
 			}
 		}
-		detected := make(map[plan.ObjectID]time.Time, len(ids))
-		for _, f := range s.findings.List() {
-			detected[f.ID] = f.Detected
-		}
-		return r.restore(ctx, s, p, ids, detected)
+		s.live.addPending(detected)
+		return r.repair(ctx, s)
 	}
-	proposal, err := r.deploy(ctx, s, ledger.Reverted)
+	p, err := r.deploy(ctx, s, d.basis, ledger.Reverted, func(p plan.Plan) error {
+		for _, c := range p.Changes {
+			if !slices.Contains(ids, c.ID) {
+				return fault.New(fault.Denied, "reconciler.revert", "apply the stack by hand, or change its ignore rules",
+					"the plan that reverts the drift would change %s too, which is not to be reverted", c.ID)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.Int("objects", len(proposal.Plan.Changes)))
+	r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.Int("objects", len(p.Plan.Changes)))
 	s.calm()
 	return nil
 }

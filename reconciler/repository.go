@@ -2,9 +2,10 @@ package reconciler
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 type RepositoryStatus struct {
 	Name     string    `json:"name"`
 	Head     string    `json:"head,omitempty"`     // newest commit that was seen
-	Verified string    `json:"verified,omitempty"` // newest commit that was authorised
+	Verified string    `json:"verified,omitempty"` // newest commit that was authorised: history only moves forward from it
+	Enforced string    `json:"enforced,omitempty"` // commit whose stacks are running
 	Message  string    `json:"message,omitempty"`
 	Hint     string    `json:"hint,omitempty"`
 	Checked  time.Time `json:"checked,omitzero"` // last time the head could be read
@@ -31,9 +33,12 @@ type repository struct {
 	mu     sync.Mutex // guards status
 	status RepositoryStatus
 
-	// Only the worker that polls uses what follows.
+	// Only the poller uses what follows.
 	attempts int
-	refused  string // head that was refused; judged again only when it changes or on demand
+	head     string    // newest head that was seen, and when it was first seen
+	seen     time.Time //
+	refusal  error     // why head is refused; judged again only when it changes
+	broken   error     // the mark cannot be read: nothing is taken
 }
 
 func (r *repository) snapshotStatus() RepositoryStatus {
@@ -50,14 +55,25 @@ func (r *repository) note(f func(*RepositoryStatus)) {
 	f(&r.status)
 }
 
+// pollLoop looks for newer commits until ctx ends.
+func (r *Reconciler) pollLoop(ctx context.Context, repo *repository) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			timer.Reset(r.poll(ctx, repo))
+		}
+	}
+}
+
 // poll looks for a newer commit and returns when to look again.
 func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
-	err := r.advance(ctx, repo)
-	if ctx.Err() != nil {
-		return 0
-	}
+	err := r.tryAdvance(ctx, repo)
 	interval := repo.Interval + time.Duration(rand.Int64N(int64(repo.Interval)/10+1)) //nolint:gosec // jitter needs no secrecy
-	if err == nil {
+	if err == nil || ctx.Err() != nil {
 		repo.attempts = 0
 		return interval
 	}
@@ -66,10 +82,27 @@ func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 		r.Log.WarnContext(ctx, "revision not taken", slog.String("repository", repo.Name), slog.String("kind", fault.KindOf(err).String()),
 			slog.String("op", fault.OpOf(err)), slog.String("error", message), slog.String("hint", fault.HintOf(err)))
 	}
-	repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = message, fault.HintOf(err) })
+	repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = message, r.Scrub(fault.HintOf(err)) })
 	r.metrics.sourceErrors.WithLabelValues(repo.Name, fault.KindOf(err).String()).Inc()
+	if repo.refusal != nil { // asking is cheap, and a fix should not wait
+		return interval
+	}
 	repo.attempts++
 	return min(interval<<min(repo.attempts-1, 6), max(interval, 5*time.Minute))
+}
+
+// tryAdvance turns a panic over what a repository holds into that repository's
+// failure (invariant 9).
+func (r *Reconciler) tryAdvance(ctx context.Context, repo *repository) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.New(fault.Internal, "reconciler.advance", "report this with the log", "repository %s: panic: %v", repo.Name, p)
+		}
+	}()
+	if repo.broken != nil {
+		return repo.broken
+	}
+	return r.advance(ctx, repo)
 }
 
 // advance takes the newest commit if it may be trusted. Until it returns nil
@@ -79,145 +112,153 @@ func (r *Reconciler) advance(ctx context.Context, repo *repository) error {
 	if err != nil {
 		return err
 	}
-	verified := repo.snapshotStatus().Verified
+	if head.ID != repo.head {
+		repo.head, repo.seen, repo.refusal = head.ID, time.Now().UTC(), nil
+		r.recordLater(ctx, ledger.Entry{Type: ledger.Seen, Revision: head.Source + "@" + head.ID}, nil)
+	}
+	st := repo.snapshotStatus()
 	repo.note(func(st *RepositoryStatus) { st.Head, st.Checked = head.ID, time.Now().UTC() })
-	switch head.ID {
-	case verified:
-		repo.refused = ""
+	if head.ID == st.Enforced {
 		repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = "", "" })
 		return nil
-	case repo.refused:
-		return fault.New(fault.Denied, "reconciler.advance", repo.snapshotStatus().Hint, "%s", repo.snapshotStatus().Message)
 	}
-	r.recordLater(ctx, ledger.Entry{Type: ledger.Seen, Revision: head.Source + "@" + head.ID}, nil)
-	snap, err := repo.Source.Fetch(ctx, head)
-	if err != nil {
-		return err
+	if repo.refusal != nil {
+		return repo.refusal
 	}
-	seen := time.Now().UTC()
-	commit, err := repo.Authorise(ctx, verified, head.ID, seen)
-	if err != nil {
-		if k := fault.KindOf(err); k == fault.Denied || k == fault.Invalid {
-			repo.refused = head.ID
-			r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Revision: head.Source + "@" + head.ID, Outcome: k.String(), Note: r.Scrub(err.Error())},
-				bodies(map[string]any{"commit": commit}))
-		}
-		return err
+	commit, err := r.consider(ctx, repo, head, st.Verified)
+	if k := fault.KindOf(err); err != nil && (k == fault.Denied || k == fault.Invalid) {
+		repo.refusal = err
+		r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Revision: head.Source + "@" + head.ID, Outcome: k.String(), Note: r.Scrub(err.Error())},
+			bodies(map[string]any{"commit": commit}))
 	}
-	if err := r.take(ctx, repo, snap, commit); err != nil {
-		return err
-	}
-	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Seen: seen}); err != nil {
-		return err
-	}
-	r.recordLater(ctx, ledger.Entry{Type: ledger.Verified, Revision: head.Source + "@" + head.ID, Outcome: "ok"}, bodies(map[string]any{"commit": commit}))
-	r.Log.InfoContext(ctx, "verified commit", slog.String("repository", repo.Name), slog.String("commit", head.ID), slog.String("since", verified))
-	return nil
+	return err
 }
 
-// take discovers the stacks of an authorised snapshot and queues those whose
-// inputs changed.
-func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.Snapshot, commit verify.Evidence) error {
+// consider fetches a commit, proves who authorised it, and takes it.
+func (r *Reconciler) consider(ctx context.Context, repo *repository, head sources.Revision, verified string) (verify.Evidence, error) {
+	snap, err := repo.Source.Fetch(ctx, head)
+	if err != nil {
+		return verify.Evidence{}, err
+	}
+	commit, err := repo.Authorise(ctx, verified, head.ID, repo.seen)
+	if err != nil {
+		return commit, err
+	}
+	// The mark comes first: once anything of this commit is in the world, no
+	// restart may go back behind it.
+	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Seen: repo.seen}); err != nil {
+		return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
+	}
+	repo.note(func(st *RepositoryStatus) { st.Verified = head.ID })
+	r.recordLater(ctx, ledger.Entry{Type: ledger.Verified, Revision: head.Source + "@" + head.ID, Outcome: "ok"}, bodies(map[string]any{"commit": commit}))
+	r.Log.InfoContext(ctx, "verified commit", slog.String("repository", repo.Name), slog.String("commit", head.ID), slog.String("since", verified))
+	return commit, r.take(ctx, repo, snap, commit, repo.seen)
+}
+
+// take discovers the stacks of an authorised snapshot and queues those that are
+// not what is asked for.
+func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.Snapshot, commit verify.Evidence, seen time.Time) error {
 	found, err := repo.Discover(ctx, snap)
 	if err != nil {
 		return err
 	}
+	wanted, refused := r.replace(ctx, repo.Name, snap.Revision, found)
+	for _, s := range wanted {
+		s.want(snap, commit, seen)
+	}
 	repo.note(func(st *RepositoryStatus) {
-		st.Verified, st.Message, st.Hint = snap.Revision.ID, "", ""
+		st.Enforced, st.Message, st.Hint = snap.Revision.ID, "", ""
 	})
-	for _, s := range r.replace(ctx, repo.Name, found) {
-		s.want(snap, commit)
-		if r.queue != nil && (!s.unchanged() || !s.settled()) {
+	if r.queue == nil {
+		return nil
+	}
+	for _, s := range append(wanted, refused...) {
+		if s.refused() != nil || !s.unchanged() || !s.settled() {
 			r.queue.Add(request{reconcileStack, s.Name})
 		}
 	}
 	return nil
 }
 
-// replace makes found the stacks of a repository and returns them. A stack that
-// is gone is held; one whose configuration changed is started anew.
-func (r *Reconciler) replace(ctx context.Context, repo string, found []Stack) []*stack {
+// replace makes found the stacks of a repository. It returns those whose request
+// is taken, and those that go on as they were because the new one is not. A
+// stack that is gone is held.
+func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revision, found []Stack) (wanted, refused []*stack) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]*stack, 0, len(found))
 	names := map[string]bool{}
-	for _, c := range found {
-		if other := r.stacks[c.Name]; other != nil && (other.repo != repo || names[c.Name]) {
-			c.Err = fault.WithStack(c.Name, fault.New(fault.Invalid, "reconciler.replace", "give one of them another name",
-				"the name is used twice: %s in %s and %s in %s", other.Dir, other.repo, c.Dir, repo))
-			c.Name = fmt.Sprintf("%s@%s/%s", c.Name, repo, c.Dir)
-		}
+	for _, c := range r.owners(repo, found) {
 		names[c.Name] = true
 		old := r.stacks[c.Name]
 		if old != nil && c.Err == nil && old.Err == nil && old.Key == c.Key {
-			out = append(out, old)
-			continue
-		}
-		if old != nil && c.Err != nil && old.Err == nil {
-			// The new request is refused: what was granted goes on being enforced.
-			old.refuse(c.Err)
-			if r.queue != nil {
-				r.queue.Add(request{reconcileStack, old.Name})
-			}
+			wanted = append(wanted, old)
 			continue
 		}
 		s := newStack(repo, c)
 		if old != nil {
 			s.inherit(old)
 		}
-		s.build()
+		if s.build(); s.Err != nil && old != nil && old.granted() != nil {
+			old.refuse(rev, s.Err)
+			refused = append(refused, old)
+			continue
+		}
 		r.stacks[c.Name] = s
-		out = append(out, s)
+		wanted = append(wanted, s)
 		if r.queue != nil && s.Schedule != nil {
 			r.queue.AddAfter(request{compareStack, s.Name}, s.untilCompare(time.Now()))
 		}
 	}
 	for name, s := range r.stacks {
-		if s.repo == repo && !names[name] && s.hold() {
+		if s.repo != repo || names[name] {
+			continue
+		}
+		if s.granted() == nil { // nothing of it is in the world
+			delete(r.stacks, name)
+			s.close()
+		} else if s.hold() {
 			r.Log.WarnContext(ctx, "stack file is gone", slog.String("stack", name))
 			r.recordLater(ctx, s.entry(ledger.Refused, "held", "the stack file is gone; nothing is deleted"), nil)
 		}
 	}
-	return out
+	return wanted, refused
 }
 
-// resume takes up, without network, what was verified and granted before the
-// last stop. What cannot be taken up is judged anew.
-func (r *Reconciler) resume(ctx context.Context) {
-	for _, repo := range r.repos {
-		st, err := r.state.repository(repo.Name)
-		if err == nil && st.Verified != "" {
-			err = r.resumeRepository(ctx, repo, st)
+// owners decides who has a name. A name is what a stack's objects and its
+// Terraform state are kept under, so nobody may take it from a stack that runs:
+// it stays with the folder that has it. A folder may be moved, in the very
+// commits that remove the old one; whoever may change both has said so. The
+// caller holds r.mu.
+func (r *Reconciler) owners(repo string, found []Stack) []Stack {
+	claims := map[string][]string{} // name → folders
+	for i, c := range found {
+		if c.Err != nil && strings.Contains(c.Name, "/") { // it does not decode: it is whoever was there before
+			for _, s := range r.stacks {
+				if s.repo == repo && s.Dir == c.Dir {
+					found[i].Name = s.Name
+				}
+			}
 		}
-		if err != nil {
-			r.Log.WarnContext(ctx, "state not taken up", slog.String("repository", repo.Name), slog.String("error", r.Scrub(err.Error())))
-		}
+		claims[found[i].Name] = append(claims[found[i].Name], c.Dir)
 	}
-}
-
-func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st repositoryState) error {
-	id := st.Verified
-	// The mark alone is remembered first: whatever fails below, history does
-	// not start over.
-	repo.note(func(s *RepositoryStatus) { s.Verified = id })
-	snap, err := repo.Source.Local(ctx, sources.Revision{Source: repo.Name, ID: id})
-	if err != nil {
-		return err
-	}
-	commit, err := repo.Authorise(ctx, id, id, st.Seen)
-	if err != nil {
-		return err
-	}
-	if err := r.take(ctx, repo, snap, commit); err != nil {
-		return err
-	}
-	for _, s := range r.all() {
-		if s.repo != repo.Name || s.Err != nil {
+	for i, c := range found {
+		dirs, run := claims[c.Name], r.stacks[c.Name]
+		var other string
+		switch {
+		case run != nil && run.repo == repo && run.Dir == c.Dir: // it has it
+			continue
+		case run != nil && (run.repo != repo || slices.Contains(dirs, run.Dir)):
+			other = run.repo + "/" + run.Dir
+		case run != nil && run.isHeld():
+			other = run.repo + "/" + run.Dir + ", whose stack file is gone and whose objects are still there"
+		case len(dirs) > 1:
+			other = repo + "/" + dirs[slices.IndexFunc(dirs, func(d string) bool { return d != c.Dir })]
+		default:
 			continue
 		}
-		if err := r.guarded(s, func() error { return r.resumeStack(ctx, s) }); err != nil {
-			r.Log.WarnContext(ctx, "stack not taken up", slog.String("stack", s.Name), slog.String("error", r.Scrub(err.Error())))
-		}
+		found[i].Err = fault.WithStack(c.Name, fault.New(fault.Invalid, "reconciler.replace", "give this stack another name",
+			"the name of the stack in %s/%s is taken by %s", repo, c.Dir, other))
+		found[i].Name = c.Name + "@" + repo + "/" + c.Dir
 	}
-	return nil
+	return found
 }

@@ -26,7 +26,7 @@ const (
 	Reconciling Phase = "reconciling" // being verified, judged or applied
 	Progressing Phase = "progressing" // applied, not healthy yet
 	Ready       Phase = "ready"       // the world is what was granted
-	Drifted     Phase = "drifted"     // the world is not, and nobody reverts it
+	Drifted     Phase = "drifted"     // the world is not
 	Waiting     Phase = "waiting"     // for a dependency, a lock, a person
 	Denied      Phase = "denied"      // verification or policy said no
 	Invalid     Phase = "invalid"     // the repository is wrong
@@ -51,34 +51,59 @@ type Status struct {
 	Findings    []targets.Finding `json:"findings,omitempty"`
 }
 
-// stack is a running stack.
-type stack struct {
+// basis is what a judgement starts from: a snapshot that was authorised, and the
+// stack that it declares.
+type basis struct {
 	Stack
-	Target targets.Target // nil with an Err
-	repo   string
+	target targets.Target
+	snap   *sources.Snapshot
+	commit verify.Evidence
+	seen   time.Time // when the commit was first seen
+}
 
-	work     *sync.Mutex // held by whoever works on the stack
+// deployment is what was granted and is in the world.
+type deployment struct {
+	basis
+	rendered targets.Rendered
+	inputs   map[string]string
+}
+
+// enforced is what goes on being enforced, whatever becomes of newer requests.
+// Every generation of one stack shares it.
+type enforced struct {
+	work     sync.Mutex // held by whoever writes to the world for the stack
 	findings drift.Open
 
+	mu      sync.Mutex // guards what follows
+	current *deployment
+	dirty   bool                        // an apply of something else failed half-way
+	pending map[plan.ObjectID]time.Time // to repair, with the time of detection
+	stop    context.CancelFunc          // ends the observer
+	closed  bool
+}
+
+// stack is one generation of a stack: a request, and what became of it. Its
+// request never changes; a changed stack file makes a new generation.
+type stack struct {
+	Stack
+	repo string
+	live *enforced
+
 	mu       sync.Mutex // guards what follows
+	target   targets.Target
 	status   Status
 	attempts int
 	held     bool
-	last     *Proposal // what the last judgement reached
-	refusal  error     // why the newest request is not taken; the older one stands
+	last     *Proposal        // what the last judgement reached
+	refusal  error            // why the newest request is not taken; the older one stands
+	asked    sources.Revision // newest revision that asks for something
 	snap     *sources.Snapshot
 	commit   verify.Evidence
-	// What was granted last, and what it was made from.
-	rendered  targets.Rendered
-	isGranted bool
-	inputs    map[string]string
-	pending   map[plan.ObjectID]time.Time // to repair, with the time of detection
-	stop      context.CancelFunc          // ends the observer
-	closed    bool
+	seen     time.Time
 }
 
 func newStack(repo string, c Stack) *stack {
-	return &stack{Stack: c, repo: repo, work: new(sync.Mutex), status: Status{
+	return &stack{Stack: c, repo: repo, live: &enforced{}, status: Status{
 		Stack: c.Name, Repository: repo, Dir: c.Dir, Environment: c.Environment, Target: c.TargetName,
 		Phase: Pending, Since: time.Now().UTC(), DriftMode: c.Drift.Mode,
 	}}
@@ -87,51 +112,84 @@ func newStack(repo string, c Stack) *stack {
 // build makes the target. A stack whose target cannot be made cannot run.
 func (s *stack) build() {
 	if s.Err == nil {
-		s.Target, s.Err = s.Build()
+		s.target, s.Err = s.Build()
 	}
+}
+
+// inherit makes s the next generation of o.
+func (s *stack) inherit(o *stack) {
+	s.live = o.live
+	s.status.Applied = o.snapshotStatus().Applied
 }
 
 // want sets what the stack should become.
-func (s *stack) want(snap *sources.Snapshot, commit verify.Evidence) {
+func (s *stack) want(snap *sources.Snapshot, commit verify.Evidence, seen time.Time) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.snap, s.commit = snap, commit
+	s.snap, s.commit, s.seen = snap, commit, seen
 	s.held, s.refusal = false, nil
 	s.attempts = 0
-	s.status.Desired = snap.Revision.ID
-	if s.isGranted && sameInputs(s.inputs, snap) {
+	s.asked, s.status.Desired = snap.Revision, snap.Revision.ID
+	s.mu.Unlock()
+	if s.unchanged() {
+		s.mu.Lock()
 		s.status.Applied = snap.Revision.ID
+		s.mu.Unlock()
 	}
 }
 
-func (s *stack) desired() (*sources.Snapshot, verify.Evidence) {
+// desired is the basis of a judgement of what is asked for.
+func (s *stack) desired() basis {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.snap, s.commit
+	return basis{Stack: s.Stack, target: s.target, snap: s.snap, commit: s.commit, seen: s.seen}
 }
 
-func (s *stack) granted() (targets.Rendered, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.rendered, s.isGranted
+// granted returns what is enforced, or nil.
+func (s *stack) granted() *deployment {
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	return s.live.current
 }
 
 // unchanged reports whether what is asked for was granted and applied already:
-// everything that the rendering read still has the same content.
+// the same request, and everything that its rendering read has the same content.
 func (s *stack) unchanged() bool {
+	s.live.mu.Lock()
+	d, dirty := s.live.current, s.live.dirty
+	s.live.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.isGranted && s.snap != nil && sameInputs(s.inputs, s.snap)
+	return d != nil && !dirty && s.snap != nil && d.Key == s.Key && sameInputs(d.inputs, s.snap)
 }
 
-// stand notes that p is in the world now.
-func (s *stack) stand(p *Proposal) {
-	s.findings.Close()
+// begin notes that something is about to be written: until it stands, nothing
+// that was granted before counts as being in the world.
+func (s *stack) begin() {
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	s.live.dirty = true
+}
+
+// stand makes d what is enforced and returns what was before.
+func (s *stack) stand(d *deployment) (before *deployment) {
+	s.live.findings.Close()
+	s.live.mu.Lock()
+	before = s.live.current
+	s.live.current, s.live.dirty, s.live.pending = d, false, nil
+	s.live.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rendered, s.isGranted, s.inputs = p.rendered, true, p.inputs
-	s.pending = nil
-	s.status.Applied = p.Plan.Revision.ID
+	s.status.Applied = d.snap.Revision.ID
+	return before
+}
+
+func (s *stack) revisionString() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked.ID == "" {
+		return ""
+	}
+	return s.asked.Source + "@" + s.asked.ID
 }
 
 // judged keeps what a judgement reached: a refusal is recorded with it.
@@ -150,15 +208,6 @@ func (s *stack) takeJudged() *Proposal {
 	return p
 }
 
-func (s *stack) revisionString() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.snap == nil {
-		return ""
-	}
-	return s.snap.Revision.Source + "@" + s.snap.Revision.ID
-}
-
 func (s *stack) entry(t ledger.Type, outcome, note string) ledger.Entry {
 	return ledger.Entry{Type: t, Stack: s.Name, Environment: s.Environment, Revision: s.revisionString(), Outcome: outcome, Note: note}
 }
@@ -169,12 +218,10 @@ func (s *stack) enter(p Phase) {
 	s.enterLocked(p)
 }
 
-func (s *stack) enterLocked(p Phase) bool {
-	if s.status.Phase == p {
-		return false
+func (s *stack) enterLocked(p Phase) {
+	if s.status.Phase != p {
+		s.status.Phase, s.status.Since = p, time.Now().UTC()
 	}
-	s.status.Phase, s.status.Since = p, time.Now().UTC()
-	return true
 }
 
 func (s *stack) progress(message string) {
@@ -186,23 +233,14 @@ func (s *stack) progress(message string) {
 // settle notes the outcome of a reconciliation and reports whether it differs
 // from what the status said before.
 func (s *stack) settle(err error, scrub func(string) string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err == nil {
-		s.attempts = 0
-		s.status.Message, s.status.Hint = "", ""
-		switch {
-		case s.held:
-			s.holdLocked()
-		case len(s.findings.List()) > 0:
-			s.enterLocked(Drifted)
-		default:
-			s.enterLocked(Ready)
-		}
+		s.rest()
 		return true
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.attempts++
-	message, hint := scrub(err.Error()), fault.HintOf(err)
+	message, hint := scrub(err.Error()), scrub(fault.HintOf(err))
 	phase := Failed
 	switch fault.KindOf(err) {
 	case fault.Waiting:
@@ -221,14 +259,42 @@ func (s *stack) settle(err error, scrub func(string) string) bool {
 	return changed
 }
 
-// refused returns why the stack cannot run as it is asked for, or nil.
-func (s *stack) refused() error {
+// rest enters the phase of a stack for which nothing is left to do.
+func (s *stack) rest() {
+	drifted := len(s.live.findings.List()) > 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refusal != nil {
-		return s.refusal
+	s.attempts = 0
+	switch {
+	case s.held:
+		s.holdLocked()
+	case drifted:
+		s.enterLocked(Drifted)
+		s.status.Message, s.status.Hint = "", ""
+	default:
+		s.enterLocked(Ready)
+		s.status.Message, s.status.Hint = "", ""
 	}
-	return s.Err
+}
+
+// calm notes that the world was found to be what was granted, or was made so.
+// A request that is refused or not applied yet keeps its own phase.
+func (s *stack) calm() {
+	s.mu.Lock()
+	phase, refusal := s.status.Phase, s.refusal
+	s.mu.Unlock()
+	if refusal == nil && (phase == Ready || phase == Drifted || phase == Held || s.unchanged() && phase != Progressing) {
+		s.rest()
+	}
+}
+
+// disturbed notes that drift was found. It does not hide a refusal.
+func (s *stack) disturbed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.Phase == Ready {
+		s.enterLocked(Drifted)
+	}
 }
 
 // hold notes that the stack file is gone. What was deployed stays, and goes on
@@ -243,21 +309,10 @@ func (s *stack) hold() bool {
 	return true
 }
 
-// refuse notes that what is asked for now cannot be taken. What was granted
-// before goes on being enforced.
-func (s *stack) refuse(err error) {
+func (s *stack) isHeld() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.attempts = 0
-	s.refusal = err
-}
-
-// inherit takes over what o, the same stack with another configuration, has in
-// the world, and ends o.
-func (s *stack) inherit(o *stack) {
-	o.close()
-	s.work = o.work
-	s.status.Applied = o.snapshotStatus().Applied
+	return s.held
 }
 
 func (s *stack) holdLocked() {
@@ -265,6 +320,27 @@ func (s *stack) holdLocked() {
 	s.enterLocked(Held)
 	s.status.Message = "the stack file is gone; nothing is deleted"
 	s.status.Hint = "bring the stack file back, or delete what it deployed by hand"
+}
+
+// refuse notes that what is asked for now cannot be taken. What was granted
+// before goes on being enforced.
+func (s *stack) refuse(rev sources.Revision, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attempts = 0
+	s.held = false
+	s.refusal = err
+	s.asked, s.status.Desired = rev, rev.ID
+}
+
+// refused returns why the stack cannot run as it is asked for, or nil.
+func (s *stack) refused() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refusal != nil {
+		return s.refusal
+	}
+	return s.Err
 }
 
 // settled reports whether nothing is left to do for the stack.
@@ -296,54 +372,67 @@ func (s *stack) untilCompare(now time.Time) time.Duration {
 }
 
 func (s *stack) snapshotStatus() Status {
+	findings := s.live.findings.List()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.status
-	st.Findings = s.findings.List()
+	st.Findings = findings
 	return st
 }
 
-// addPending queues an object for repair.
-func (s *stack) addPending(id plan.ObjectID, detected time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pending == nil {
-		s.pending = map[plan.ObjectID]time.Time{}
+// addPending queues objects for repair.
+func (e *enforced) addPending(detected map[plan.ObjectID]time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.pending == nil {
+		e.pending = map[plan.ObjectID]time.Time{}
 	}
-	if _, ok := s.pending[id]; !ok {
-		s.pending[id] = detected
+	for id, at := range detected {
+		if _, ok := e.pending[id]; !ok {
+			e.pending[id] = at
+		}
 	}
 }
 
 // takePending returns the objects to repair and forgets them.
-func (s *stack) takePending() (ids []plan.ObjectID, detected map[plan.ObjectID]time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	detected, s.pending = s.pending, nil
+func (e *enforced) takePending() (ids []plan.ObjectID, detected map[plan.ObjectID]time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	detected, e.pending = e.pending, nil
 	return slices.SortedFunc(maps.Keys(detected), plan.ObjectID.Compare), detected
 }
 
-// observing starts or replaces the observer's context.
-func (s *stack) observing(stop context.CancelFunc) {
-	s.mu.Lock()
-	old := s.stop
-	s.stop = stop
-	if s.closed && stop != nil { // replaced while it was at work
+// observing replaces the observer, whose context stop ends.
+func (e *enforced) observing(stop context.CancelFunc) {
+	e.mu.Lock()
+	old := e.stop
+	e.stop = stop
+	if e.closed && stop != nil {
 		stop()
 	}
-	s.mu.Unlock()
+	e.mu.Unlock()
 	if old != nil {
 		old()
 	}
 }
 
-// close ends the observer and frees the target.
+// close ends the observer and frees the targets.
 func (s *stack) close() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.observing(nil)
-	if c, ok := s.Target.(targets.Closer); ok {
-		_ = c.Close() // nothing can be done about it at the end
+	s.live.mu.Lock()
+	s.live.closed = true
+	d := s.live.current
+	s.live.mu.Unlock()
+	s.live.observing(nil)
+	if d != nil {
+		closeTarget(d.target)
+	}
+	if t := s.desired().target; d == nil || t != d.target {
+		closeTarget(t)
+	}
+}
+
+func closeTarget(t targets.Target) {
+	if c, ok := t.(targets.Closer); ok {
+		_ = c.Close() // nothing can be done about it
 	}
 }

@@ -6,14 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/policy/gate"
+	"github.com/holdfast-dev/holdfast/sources"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -22,29 +25,33 @@ import (
 // demand the same digests. It holds no content and no secret.
 type stateDir string
 
+// repositoryState is what is kept about a repository.
+type repositoryState struct {
+	Verified string    `json:"verified"` // newest commit that was authorised
+	Seen     time.Time `json:"seen"`     // when it was first seen: signatures are judged at this time
+}
+
 // stackState is what is kept about a stack.
 type stackState struct {
-	Key      string                    `json:"key"`
-	Revision string                    `json:"revision"`
-	Rendered digest.Digest             `json:"rendered"`
-	Pins     map[string]verify.Subject `json:"pins,omitempty"`
-	Saved    time.Time                 `json:"saved"`
+	Repository string                    `json:"repository"`
+	Dir        string                    `json:"dir"`
+	Key        string                    `json:"key"`
+	Revision   string                    `json:"revision"`
+	Seen       time.Time                 `json:"seen"`
+	Rendered   digest.Digest             `json:"rendered"`
+	Pins       map[string]verify.Subject `json:"pins,omitempty"`
+	Saved      time.Time                 `json:"saved"`
 }
 
 func (d stateDir) path(kind, name string) string {
 	return filepath.Join(string(d), kind, name+".json")
 }
 
-func (d stateDir) save(s *stack, p *Proposal) error {
+func (d stateDir) save(s *stack, b basis, p *Proposal) error {
 	return d.write(d.path("stacks", s.Name), stackState{
-		Key: s.Key, Revision: p.Plan.Revision.ID, Rendered: p.rendered.Digest, Pins: p.pins, Saved: time.Now().UTC(),
+		Repository: s.repo, Dir: b.Dir, Key: b.Key, Revision: b.snap.Revision.ID, Seen: b.seen,
+		Rendered: p.rendered.Digest, Pins: p.pins, Saved: time.Now().UTC(),
 	})
-}
-
-// repositoryState is what is kept about a repository.
-type repositoryState struct {
-	Verified string    `json:"verified"` // newest commit that was authorised
-	Seen     time.Time `json:"seen"`     // when it was first seen: signatures are judged at this time
 }
 
 func (d stateDir) saveRepository(name string, st repositoryState) error {
@@ -54,6 +61,32 @@ func (d stateDir) saveRepository(name string, st repositoryState) error {
 func (d stateDir) repository(name string) (st repositoryState, err error) {
 	err = d.read(d.path("repositories", name), &st)
 	return st, err
+}
+
+// stacks returns what is kept about the stacks of a repository, by name.
+func (d stateDir) stacks(repository string) (map[string]stackState, error) {
+	entries, err := os.ReadDir(filepath.Join(string(d), "stacks"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	out := map[string]stackState{}
+	var errs []error
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		var st stackState
+		if err := d.read(d.path("stacks", name), &st); err != nil {
+			errs = append(errs, err)
+		} else if st.Repository == repository {
+			out[name] = st
+		}
+	}
+	return out, errors.Join(errs...)
 }
 
 // forget makes the next start judge a stack anew.
@@ -74,7 +107,7 @@ func (d stateDir) read(path string, v any) error {
 		return fmt.Errorf("read state: %w", err)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return fault.New(fault.Invalid, "reconciler.state", "remove the file; the history is then judged from the anchor", "state %s: %w", path, err)
+		return fault.New(fault.Invalid, "reconciler.state", "restore the file from a backup; if you remove it, history is judged from the anchor again", "state %s: %w", path, err)
 	}
 	return nil
 }
@@ -85,10 +118,11 @@ func (d stateDir) write(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(dir, ".new-*")
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
@@ -98,42 +132,165 @@ func (d stateDir) write(path string, v any) error {
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
+	if err == nil {
+		err = syncDir(dir)
+	}
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	return nil
 }
 
-// resumeStack renders again what was granted before the last stop. If the
-// digests are the same, it is enforced at once; if not, it is judged anew.
-func (r *Reconciler) resumeStack(ctx context.Context, s *stack) error {
-	var st stackState
-	if err := r.state.read(r.state.path("stacks", s.Name), &st); err != nil {
-		return err
-	}
-	if st.Rendered == "" || st.Key != s.Key {
-		return nil
-	}
-	snap, commit := s.desired()
-	track := newTracker(snap)
-	rendered, err := s.Target.Render(ctx, track.snapshot())
+// syncDir makes a rename survive a power cut.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	if rendered, err = pin(s.Target, rendered, st.Pins); err != nil {
-		return err
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// resume takes up, without network, what was verified and granted before the
+// last stop. What cannot be taken up is judged anew; a mark that cannot be read
+// stops its repository, since history must not start over.
+func (r *Reconciler) resume(ctx context.Context) {
+	for _, c := range r.Repositories {
+		repo := r.repository(c.Name)
+		st, err := r.state.repository(repo.Name)
+		if err != nil {
+			repo.broken = err
+		} else if st.Verified != "" {
+			err = r.resumeRepository(ctx, repo, st)
+		}
+		if err != nil {
+			r.Log.WarnContext(ctx, "state not taken up", slog.String("repository", repo.Name), slog.String("error", r.Scrub(err.Error())))
+		}
 	}
-	if rendered.Digest != st.Rendered {
-		return nil
+}
+
+func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st repositoryState) error {
+	// The mark is remembered first: whatever fails below, history does not
+	// start over.
+	repo.note(func(s *RepositoryStatus) { s.Verified = st.Verified })
+	kept, err := r.state.stacks(repo.Name)
+	if err != nil {
+		r.Log.WarnContext(ctx, "stack state not read", slog.String("repository", repo.Name), slog.String("error", err.Error()))
 	}
-	objects, err := desiredObjects(ctx, s.Target, rendered)
+	newest, commit, err := r.past(ctx, repo, st.Verified, st.Seen)
 	if err != nil {
 		return err
 	}
-	r.Gate.Resume(s.Name, gate.Standing{Environment: s.Environment, Rendered: rendered.Digest, Revision: st.Revision, Objects: objects})
-	p := &Proposal{Commit: commit, rendered: rendered, inputs: track.inputs(), pins: st.Pins}
-	p.Plan.Revision = snap.Revision
-	s.stand(p)
-	r.observe(ctx, s)
+	repo.head, repo.seen = st.Verified, st.Seen
+	if err := r.take(ctx, repo, newest, commit, st.Seen); err != nil {
+		return err
+	}
+	history := &past{r: r, repo: repo, found: map[string][]basis{}}
+	for name, st := range kept {
+		if err := r.resumeStack(ctx, history, name, st); err != nil {
+			r.Log.WarnContext(ctx, "stack not taken up", slog.String("stack", name), slog.String("error", r.Scrub(err.Error())))
+		}
+	}
 	return nil
+}
+
+// past returns a snapshot that was fetched before, with fresh evidence of who
+// authorised it.
+func (r *Reconciler) past(ctx context.Context, repo *repository, id string, seen time.Time) (*sources.Snapshot, verify.Evidence, error) {
+	snap, err := repo.Source.Local(ctx, sources.Revision{Source: repo.Name, ID: id})
+	if err != nil {
+		return nil, verify.Evidence{}, err
+	}
+	commit, err := repo.Authorise(ctx, id, id, seen)
+	return snap, commit, err
+}
+
+// past finds stacks as older commits declared them, and discovers each commit once.
+type past struct {
+	r     *Reconciler
+	repo  *repository
+	found map[string][]basis // by commit
+}
+
+func (p *past) basis(ctx context.Context, name string, st stackState) (basis, error) {
+	if _, ok := p.found[st.Revision]; !ok {
+		snap, commit, err := p.r.past(ctx, p.repo, st.Revision, st.Seen)
+		if err != nil {
+			return basis{}, err
+		}
+		stacks, err := p.repo.Discover(ctx, snap)
+		if err != nil {
+			return basis{}, err
+		}
+		all := make([]basis, 0, len(stacks))
+		for _, s := range stacks {
+			all = append(all, basis{Stack: s, snap: snap, commit: commit, seen: st.Seen})
+		}
+		p.found[st.Revision] = all
+	}
+	for _, b := range p.found[st.Revision] {
+		if b.Name != name || b.Dir != st.Dir || b.Key != st.Key || b.Err != nil {
+			continue
+		}
+		var err error
+		b.target, err = b.Build()
+		return b, err
+	}
+	return basis{}, fault.New(fault.Waiting, "reconciler.resume", "", "commit %s does not declare it as it was granted; it is judged anew", st.Revision)
+}
+
+// resumeStack renders again what was granted before the last stop, from the
+// newest verified commit if that gives the same, or from the commit that it was
+// granted with. Only the same digest is enforced without a new judgement.
+func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string, st stackState) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.New(fault.Internal, "reconciler.resume", "report this with the log", "panic: %v", p)
+		}
+	}()
+	s := r.stack(name)
+	if s != nil && s.refused() == nil && s.Key == st.Key {
+		if ok, err := r.takeUp(ctx, s, s.desired(), st); ok || err != nil {
+			return err
+		}
+	}
+	b, err := history.basis(ctx, name, st)
+	if err != nil {
+		return err
+	}
+	if s == nil { // the newest commit does not declare it any more
+		s = newStack(history.repo.Name, b.Stack)
+		s.want(b.snap, b.commit, b.seen)
+	}
+	ok, err := r.takeUp(ctx, s, b, st)
+	if !ok {
+		closeTarget(b.target)
+		return err
+	}
+	if r.stack(name) == nil {
+		s.hold()
+		r.mu.Lock()
+		r.stacks[name] = s
+		r.mu.Unlock()
+	}
+	return nil
+}
+
+// takeUp makes b what s enforces if it renders to what was granted.
+func (r *Reconciler) takeUp(ctx context.Context, s *stack, b basis, st stackState) (bool, error) {
+	track := newTracker(b.snap)
+	rendered, err := b.target.Render(ctx, track.snapshot())
+	if err != nil {
+		return false, err
+	}
+	if rendered, err = pin(b.target, rendered, st.Pins); err != nil || rendered.Digest != st.Rendered {
+		return false, err
+	}
+	objects, err := desiredObjects(ctx, b.target, rendered)
+	if err != nil {
+		return false, err
+	}
+	r.Gate.Resume(s.Name, gate.Standing{Environment: b.Environment, Rendered: rendered.Digest, Revision: st.Revision, Objects: objects})
+	s.stand(&deployment{basis: b, rendered: rendered, inputs: track.inputs()})
+	r.observe(s)
+	return true, nil
 }
