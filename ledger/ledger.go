@@ -80,8 +80,8 @@ type Lag struct {
 
 // Numbered is an entry with its position.
 type Numbered struct {
-	Index Index
-	Entry Entry
+	Index Index `json:"index"`
+	Entry Entry `json:"entry"`
 }
 
 // Ledger is a log that is open for writing. It is safe for concurrent use.

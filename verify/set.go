@@ -197,19 +197,25 @@ func stubborn(k fault.Kind) int {
 	}
 }
 
+// one finds the rule before anything is asked over the network: a reference must
+// not make the daemon talk to a host that no rule names.
 func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error) {
+	named, err := s.resolver.Parse(sub)
+	if err != nil {
+		return Evidence{Subject: sub}, at(sub, fault.Wrap(fault.Invalid, op, "", err))
+	}
+	rule, ok := s.rule(env, named)
+	if !ok {
+		return Evidence{Subject: named}, at(sub, fault.New(fault.Denied, op,
+			"add a rule for "+named.Name+" under trust: in holdfast.yaml",
+			"no trust rule for %s %s in environment %q", named.Kind, named.Name, env))
+	}
 	resolved, err := s.resolver.Resolve(ctx, sub)
 	if err != nil {
-		return Evidence{Subject: sub}, at(sub, fault.Wrap(fault.Transient, op, "", err))
+		return Evidence{Subject: named, Rule: rule.rule.Name}, at(sub, fault.Wrap(fault.Transient, op, "", err))
 	}
-	if resolved.Name == "" || resolved.Digest.Validate() != nil {
-		return Evidence{Subject: sub}, fault.New(fault.Internal, op, "", "%s: the resolver returned no digest", sub.Reference)
-	}
-	rule, ok := s.rule(env, resolved)
-	if !ok {
-		return Evidence{Subject: resolved}, at(sub, fault.New(fault.Denied, op,
-			"add a rule for "+resolved.Name+" under trust: in holdfast.yaml",
-			"no trust rule for %s %s in environment %q", resolved.Kind, resolved.Name, env))
+	if resolved.Name != named.Name || resolved.Digest.Validate() != nil {
+		return Evidence{Subject: sub}, fault.New(fault.Internal, op, "", "%s: the resolver returned no digest, or another name", sub.Reference)
 	}
 	e, err := s.cached(ctx, rule, resolved)
 	e.Subject, e.Rule = resolved, rule.rule.Name

@@ -18,6 +18,11 @@ import (
 // resolver takes "name:tag" apart and makes up a digest from the tag.
 type resolver struct{ calls atomic.Int32 }
 
+func (r *resolver) Parse(s verify.Subject) (verify.Subject, error) {
+	s.Name, _, _ = strings.Cut(s.Reference, ":")
+	return s, nil
+}
+
 func (r *resolver) Resolve(_ context.Context, s verify.Subject) (verify.Subject, error) {
 	r.calls.Add(1)
 	name, tag, _ := strings.Cut(s.Reference, ":")

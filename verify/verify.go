@@ -105,8 +105,10 @@ type Verifier interface {
 
 // Resolver turns a reference into the one digest that every later stage sees.
 type Resolver interface {
+	// Parse returns s with Name set, and Digest where the reference carries
+	// one. It does no I/O. A reference that does not parse is fault.Invalid.
+	Parse(s Subject) (Subject, error)
 	// Resolve returns s with Name and Digest set. A reference that carries a
-	// digest keeps it; a tag is looked up once. A registry failure is
-	// fault.Transient, a reference that does not parse is fault.Invalid.
+	// digest keeps it; a tag is looked up once. A registry failure is fault.Transient.
 	Resolve(ctx context.Context, s Subject) (Subject, error)
 }

@@ -265,7 +265,7 @@ func (v *Verifier) sideways(ctx context.Context, h History, head, base string) e
 	if err != nil {
 		return err
 	}
-	return denied("push a commit on top of "+short(base)+" (git revert takes changes back), or give a signed order to go back",
+	return denied("push a commit on top of "+short(base)+" (git revert takes changes back)",
 		"commit %s by %s: history moved back or sideways (force-push): %s, the last applied commit, is not among its first parents",
 		short(head), c.author, short(base))
 }

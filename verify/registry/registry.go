@@ -22,6 +22,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -114,21 +115,46 @@ func New(c Config) (*Client, error) {
 	return cl, nil
 }
 
-// Resolve implements [verify.Resolver]. A tag is resolved by reading the
-// manifest and hashing it; what the registry says about its digest must agree.
-func (c *Client) Resolve(ctx context.Context, s verify.Subject) (verify.Subject, error) {
-	const op = "verify/registry.Resolve"
+// component is one part of a repository's path, as the OCI distribution
+// specification has it ("Pulling manifests"). Runtimes accept nothing else.
+var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+
+// Parse implements [verify.Resolver].
+func (c *Client) Parse(s verify.Subject) (verify.Subject, error) {
+	s, _, err := parse(s)
+	return s, err
+}
+
+func parse(s verify.Subject) (verify.Subject, name.Reference, error) {
+	const op = "verify/registry.Parse"
 	ref, err := name.ParseReference(s.Reference)
+	if err == nil {
+		for part := range strings.SplitSeq(ref.Context().RepositoryStr(), "/") {
+			if !component.MatchString(part) {
+				err = fmt.Errorf("%q is not a part of a repository name", part)
+			}
+		}
+	}
 	if err != nil {
-		return s, fault.New(fault.Invalid, op, "write the image as registry/repository:tag or registry/repository@sha256:…", "%q is not an image reference: %w", s.Reference, err)
+		return s, nil, fault.New(fault.Invalid, op, "write the image as registry/repository:tag or registry/repository@sha256:…", "%q is not an image reference: %w", s.Reference, err)
 	}
 	s.Name = ref.Context().Name()
 	if d, ok := ref.(name.Digest); ok {
 		s.Digest = digest.Digest(d.DigestStr())
 		if err := supported(s.Digest); err != nil {
-			return s, fault.New(fault.Invalid, op, "", "%s: %w", s.Reference, err)
+			return s, nil, fault.New(fault.Invalid, op, "", "%s: %w", s.Reference, err)
 		}
-		return s, nil
+	}
+	return s, ref, nil
+}
+
+// Resolve implements [verify.Resolver]. A tag is resolved by reading the
+// manifest and hashing it; what the registry says about its digest must agree.
+func (c *Client) Resolve(ctx context.Context, s verify.Subject) (verify.Subject, error) {
+	const op = "verify/registry.Resolve"
+	s, ref, err := parse(s)
+	if err != nil || s.Digest != "" {
+		return s, err
 	}
 	_, d, err := c.manifest(ctx, ref.Context(), ref.Identifier(), "")
 	if err != nil {
