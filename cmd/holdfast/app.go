@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
@@ -42,6 +44,9 @@ type app struct {
 // starts nothing.
 func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets) (*app, error) {
 	a := &app{cfg: cfg, log: log, secrets: sec, registry: prometheus.NewRegistry()}
+	if err := errors.Join(a.registry.Register(collectors.NewGoCollector()), a.registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fault.New(fault.Invalid, "holdfast", "make stateDir writable for the daemon's user", "state directory: %w", err)
 	}
@@ -52,7 +57,7 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 		return nil, err
 	}
 	var err error
-	if a.ledger, err = openLedger(ctx, cfg); err != nil {
+	if a.ledger, err = openLedger(ctx, cfg, log); err != nil {
 		return nil, err
 	}
 	if err := a.wire(ctx); err != nil {
@@ -62,7 +67,7 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 }
 
 func (a *app) wire(ctx context.Context) error {
-	artifacts, err := newArtifacts(a.cfg)
+	artifacts, err := newArtifacts(a.cfg, a.secrets)
 	if err != nil {
 		return err
 	}
@@ -70,7 +75,7 @@ func (a *app) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.targets, err = newTargetSet(a.cfg, a.secrets, a.log, a.registry); err != nil {
+	if a.targets, err = newTargetSet(a.cfg, a.secrets, a.log, a.registry, restConfig); err != nil {
 		return err
 	}
 	var repos []reconciler.Repository
@@ -181,6 +186,11 @@ func (s *secrets) load(cfg *config.Loaded) error {
 		files = append(files, r.PasswordFile)
 	}
 	for _, e := range cfg.Environments {
+		if k := e.Kubernetes; k != nil && k.Kubeconfig != "" {
+			if err := s.loadKubeconfig(k.Kubeconfig); err != nil {
+				return err
+			}
+		}
 		if e.Terraform == nil {
 			continue
 		}
@@ -190,17 +200,61 @@ func (s *secrets) load(cfg *config.Loaded) error {
 			}
 		}
 	}
-	for _, f := range files {
-		if f == "" {
+	for _, f := range append(files, ledgerKey(cfg)) {
+		if f == "" || f == ledgerKey(cfg) && !exists(f) { // made a moment later
 			continue
 		}
-		v, err := readSecret(f)
-		if err != nil {
+		if _, err := s.read(f); err != nil {
 			return err
 		}
-		s.root.Register(v)
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// loadKubeconfig registers the credentials in a kubeconfig.
+func (s *secrets) loadKubeconfig(path string) error {
+	raw, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return fault.New(fault.Invalid, "holdfast", "", "kubeconfig: %w", err)
+	}
+	for _, u := range raw.AuthInfos {
+		s.register(u.Token, u.Password, string(u.ClientKeyData))
+		for _, f := range []string{u.TokenFile, u.ClientKey} {
+			if f == "" {
+				continue
+			}
+			if _, err := s.read(f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// read reads a secret and registers what it is now: files are rotated.
+func (s *secrets) read(path string) (string, error) {
+	v, err := readSecret(path)
+	if err == nil {
+		s.register(v)
+	}
+	return v, err
+}
+
+// register makes values known to every masker: a secret of the daemon may turn
+// up in what a stack of any environment renders.
+func (s *secrets) register(values ...string) {
+	if s.root == nil { // a command without a state directory, which keeps nothing
+		return
+	}
+	s.root.Register(values...)
+	for _, m := range s.envs {
+		m.Register(values...)
+	}
 }
 
 // environment returns the masker of one environment.
@@ -234,29 +288,36 @@ func readSecret(path string) (string, error) {
 	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
-// newLogger logs to w, as text on a terminal and as JSON elsewhere, and masks
-// every attribute on its way out.
+// newLogger logs to w, as text on a terminal and as JSON elsewhere. Every line
+// is masked on its way out, whoever wrote it.
 func newLogger(w io.Writer, format string, level slog.Level, sec *secrets) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		switch a.Value.Kind() {
-		case slog.KindString:
-			a.Value = slog.StringValue(sec.scrub(a.Value.String()))
-		case slog.KindAny:
-			if err, ok := a.Value.Any().(error); ok {
-				a.Value = slog.StringValue(sec.scrub(err.Error()))
-			}
-		case slog.KindDuration:
+		if a.Value.Kind() == slog.KindDuration {
 			a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
 		}
 		return a
 	}}
-	var h slog.Handler = slog.NewJSONHandler(w, o)
+	masked := scrubber{w, sec}
+	var h slog.Handler = slog.NewJSONHandler(masked, o)
 	if format == "text" {
-		h = slog.NewTextHandler(w, o)
+		h = slog.NewTextHandler(masked, o)
 	}
 	log := slog.New(h)
 	// Libraries that log by themselves get the same masks.
 	slog.SetDefault(log)
 	klog.SetSlogLogger(log)
 	return log
+}
+
+// scrubber masks what slog's handlers write, which is one line at a time.
+type scrubber struct {
+	w   io.Writer
+	sec *secrets
+}
+
+func (s scrubber) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(s.w, s.sec.scrub(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

@@ -14,8 +14,8 @@ import (
 
 // newArtifacts wires the trust rules to the verifiers: a new verifier is a
 // folder below verify and a line here.
-func newArtifacts(cfg *config.Loaded) (*verify.Set, error) {
-	client, err := newRegistryClient(cfg)
+func newArtifacts(cfg *config.Loaded, sec *secrets) (*verify.Set, error) {
+	client, err := newRegistryClient(cfg, sec)
 	if err != nil {
 		return nil, err
 	}
@@ -28,12 +28,12 @@ func newArtifacts(cfg *config.Loaded) (*verify.Set, error) {
 	return verify.NewSet(rules, client, sigstore.Factory(store), sbom.Factory(attestations))
 }
 
-func newRegistryClient(cfg *config.Loaded) (*registry.Client, error) {
+func newRegistryClient(cfg *config.Loaded, sec *secrets) (*registry.Client, error) {
 	rc := registry.Config{Hosts: map[string]registry.Host{}}
 	for _, r := range cfg.Registries {
 		h := registry.Host{Username: r.Username, InsecureHTTP: r.InsecureHTTP, Realms: r.Realms}
 		if r.PasswordFile != "" {
-			h.Password = func() (string, error) { return readSecret(r.PasswordFile) }
+			h.Password = func() (string, error) { return sec.read(r.PasswordFile) }
 		}
 		if r.CAFile != "" {
 			ca, err := os.ReadFile(r.CAFile)

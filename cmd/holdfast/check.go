@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -127,14 +128,14 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string) (*disco
 	if err := sec.use(make([]byte, 32), cfg); err != nil {
 		return nil, err
 	}
-	if _, err := newArtifacts(cfg); err != nil {
+	if _, err := newArtifacts(cfg, sec); err != nil {
 		return nil, err
 	}
 	ps, err := newPolicies(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	ts, err := newTargetSet(cfg, sec, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	ts, err := newTargetSet(cfg, sec, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), anywhere)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +154,15 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string) (*disco
 		repository = cfg.Repositories[0].Name
 	}
 	return &discoverer{repo: repository, cfg: cfg, targets: ts, policies: ps}, nil
+}
+
+// anywhere is restConfig for a machine that may not be the daemon's: a
+// kubeconfig is checked, and without one there is nothing to connect to.
+func anywhere(k *config.Kubernetes) (*rest.Config, error) {
+	if k.Kubeconfig == "" {
+		return &rest.Config{Host: "https://127.0.0.1:1"}, nil
+	}
+	return restConfig(k)
 }
 
 // workingTree is a snapshot of a folder on disk. No path leads out of it.

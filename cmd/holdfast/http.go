@@ -67,9 +67,8 @@ func (a *app) listeners(ctx context.Context, add func(string, func(context.Conte
 		}
 		add("http", func(ctx context.Context) error { return serveHTTP(ctx, l, a.publicHandler()) })
 	}
-	// The state directory is locked, so a socket that is there is a left-over.
-	if err := os.Remove(a.cfg.Listen.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("socket: %w", err)
+	if err := removeSocket(a.cfg.Listen.Socket); err != nil {
+		return err
 	}
 	l, err := lc.Listen(ctx, "unix", a.cfg.Listen.Socket)
 	if err != nil {
@@ -78,12 +77,30 @@ func (a *app) listeners(ctx context.Context, add func(string, func(context.Conte
 	if err := os.Chmod(a.cfg.Listen.Socket, 0o600); err != nil {
 		return errors.Join(fmt.Errorf("socket: %w", err), l.Close())
 	}
-	add("socket", func(ctx context.Context) error { return serveHTTP(ctx, l, a.socketHandler()) })
+	add("socket", func(ctx context.Context) error { return serveHTTP(ctx, l, a.socketHandler(ctx)) })
 	return nil
 }
 
+// removeSocket removes a socket that a daemon left behind, and nothing else.
+func removeSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fault.New(fault.Invalid, "holdfast", "set listen.socket to another path", "%s exists and is not a socket", path)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		return errors.Join(fault.New(fault.Waiting, "holdfast", "stop the other daemon, or set listen.socket to another path", "another process answers on %s", path), c.Close())
+	}
+	return os.Remove(path)
+}
+
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
@@ -107,8 +124,8 @@ func (a *app) publicHandler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		for _, r := range a.reconciler.Status().Repositories {
-			if r.Verified == "" {
-				http.Error(w, "repository "+r.Name+" has no verified commit yet", http.StatusServiceUnavailable)
+			if r.Enforced == "" {
+				http.Error(w, "repository "+r.Name+": no verified commit is enforced yet", http.StatusServiceUnavailable)
 				return
 			}
 		}
@@ -139,21 +156,28 @@ func loopback(addr string) bool {
 
 // socketHandler serves the commands. Whoever can open the socket (mode 0600)
 // may use them.
-func (a *app) socketHandler() http.Handler {
+func (a *app) socketHandler(daemon context.Context) http.Handler {
 	mux := http.NewServeMux()
+	command := func(verb string, ctx func(*http.Request) context.Context) {
+		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-a.reconciler.Ready():
+				answer(w, a.do(ctx(r), verb, r.FormValue("stack")))
+			default:
+				err := fault.New(fault.Waiting, "holdfast", "try again in a moment", "the daemon is starting")
+				answer(w, reply{Error: newReplyError(err, a.secrets.scrub)})
+			}
+		})
+	}
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		o := a.reconciler.Status()
 		answer(w, reply{Overview: &o})
 	})
-	mux.HandleFunc("POST /v1/plan", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, a.do(r.Context(), "plan", r.FormValue("stack")))
-	})
-	mux.HandleFunc("POST /v1/apply", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, a.do(r.Context(), "apply", r.FormValue("stack")))
-	})
-	mux.HandleFunc("POST /v1/drift", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, a.do(r.Context(), "drift", r.FormValue("stack")))
-	})
+	client := func(r *http.Request) context.Context { return r.Context() }
+	command("plan", client)
+	command("drift", client)
+	// An apply that was begun is finished, also when nobody waits for the answer.
+	command("apply", func(*http.Request) context.Context { return daemon })
 	return mux
 }
 

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,7 +31,7 @@ func ledgerKey(cfg *config.Loaded) string { return filepath.Join(cfg.StateDir, "
 func ledgerPub(cfg *config.Loaded) string { return filepath.Join(cfg.StateDir, "ledger.pub") }
 
 // openLedger opens the ledger for writing, which locks the state directory.
-func openLedger(ctx context.Context, cfg *config.Loaded) (*ledger.Ledger, error) {
+func openLedger(ctx context.Context, cfg *config.Loaded, log *slog.Logger) (*ledger.Ledger, error) {
 	signer, vkey, err := ledger.LoadOrCreateKey(ledgerKey(cfg), ledgerOrigin)
 	if err != nil {
 		return nil, err
@@ -37,7 +39,13 @@ func openLedger(ctx context.Context, cfg *config.Loaded) (*ledger.Ledger, error)
 	if err := os.WriteFile(ledgerPub(cfg), []byte(vkey+"\n"), 0o644); err != nil { // a public key
 		return nil, fmt.Errorf("ledger key: %w", err)
 	}
-	return ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey})
+	return ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: func(ctx context.Context, lag ledger.Lag) {
+		if lag.Entries == 0 {
+			log.InfoContext(ctx, "the ledger's checkpoint caught up")
+			return
+		}
+		log.ErrorContext(ctx, "the ledger's checkpoint lags: look at the state directory", slog.Uint64("entries", lag.Entries), slog.Duration("for", lag.For))
+	}})
 }
 
 // ledgerFlags say where a ledger is: beside the operator's file, or anywhere
@@ -102,12 +110,19 @@ func newLedgerVerify() *cobra.Command {
 				return err
 			}
 			res, err := fsck.Check(cmd.Context(), fsck.DirReader(dir), fsck.Options{Verifiers: []string{vkey}})
-			if err != nil {
+			var problem *fsck.Problem
+			switch {
+			case errors.As(err, &problem):
 				return fault.Wrap(fault.Denied, "ledger.verify", "compare with a copy of the checkpoint that you keep elsewhere; treat the log as tampered with until you know more",
 					fmt.Errorf("the ledger does not verify: %w", err))
+			case err != nil:
+				return err
 			}
 			if f.output == "json" {
-				return printJSON(cmd.OutOrStdout(), res)
+				return printJSON(cmd.OutOrStdout(), map[string]any{
+					"origin": res.Origin, "size": res.Size, "root": hex.EncodeToString(res.Root[:]), "entries": res.Entries, "bodies": res.Bodies,
+					"open": res.Open, "first": res.First, "last": res.Last,
+				})
 			}
 			return printFsck(cmd.OutOrStdout(), res)
 		},

@@ -30,7 +30,7 @@ import (
 const maxStacks = 20_000
 
 func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet) (reconciler.Repository, error) {
-	src, err := newGitSource(rc, cfg.StateDir)
+	src, err := newGitSource(rc, cfg.StateDir, ts.secrets)
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
@@ -50,7 +50,7 @@ func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps 
 	}, nil
 }
 
-func newGitSource(rc *config.Repository, stateDir string) (*git.Source, error) {
+func newGitSource(rc *config.Repository, stateDir string, sec *secrets) (*git.Source, error) {
 	c := git.Config{
 		Name: rc.Name, URL: rc.URL, Branch: rc.Branch,
 		Dir:    filepath.Join(stateDir, "git", rc.Name),
@@ -60,7 +60,7 @@ func newGitSource(rc *config.Repository, stateDir string) (*git.Source, error) {
 		c.Auth.Username = a.Username
 		c.Auth.KnownHosts = a.KnownHostsFile
 		if a.TokenFile != "" {
-			c.Auth.Password = func() (string, error) { return readSecret(a.TokenFile) }
+			c.Auth.Password = func() (string, error) { return sec.read(a.TokenFile) }
 		}
 		if a.SSHKeyFile != "" {
 			c.Auth.SSHKey = func() ([]byte, error) { return os.ReadFile(a.SSHKeyFile) }

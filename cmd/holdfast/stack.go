@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/reconciler"
+	"github.com/holdfast-dev/holdfast/targets"
 )
 
 // defaultConfig is where a command looks for the operator's file without -c.
@@ -67,6 +68,11 @@ func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 		return reply{}, err
 	}
 	defer func() { err = errors.Join(err, a.close()) }()
+	if verb == "apply" {
+		if err := a.started(ctx); err != nil {
+			return reply{}, err
+		}
+	}
 	ctx, stop := context.WithCancel(ctx)
 	shared := make(chan error, 1)
 	go func() { shared <- a.targets.run(ctx) }()
@@ -155,7 +161,10 @@ func newDrift() *cobra.Command {
 				return err
 			}
 			if f.output == "json" {
-				if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+				if err := printJSON(cmd.OutOrStdout(), struct {
+					Findings []targets.Finding `json:"findings"`
+					Error    *replyError       `json:"error,omitempty"`
+				}{append([]targets.Finding{}, out.Findings...), out.Error}); err != nil {
 					return err
 				}
 			} else {

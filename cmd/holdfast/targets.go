@@ -46,7 +46,7 @@ type targetSet struct {
 	binaries map[string]string              // of Terraform, by environment
 }
 
-func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg prometheus.Registerer) (*targetSet, error) {
+func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg prometheus.Registerer, connect func(*config.Kubernetes) (*rest.Config, error)) (*targetSet, error) {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "holdfast_kubernetes_requests_total", Help: "Requests to API servers, by environment, method and status code (0: no answer).",
 	}, []string{"environment", "method", "code"})
@@ -59,7 +59,7 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 	}
 	for _, e := range cfg.Environments {
 		if k := e.Kubernetes; k != nil {
-			rc, err := restConfig(k)
+			rc, err := connect(k)
 			if err != nil {
 				return nil, fmt.Errorf("environment %s: %w", e.Name, err)
 			}

@@ -50,7 +50,7 @@ func newVerifyImage() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			set, err := newArtifacts(cfg)
+			set, err := newArtifacts(cfg, &secrets{})
 			if err != nil {
 				return err
 			}

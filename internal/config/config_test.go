@@ -94,7 +94,7 @@ func TestLoadRefuses(t *testing.T) {
 		"unknown environment":    {"environments: [production]\n  targets: [terraform]", "environments: [prod]\n  targets: [terraform]", `"prod" is not an environment`},
 		"unknown drift mode":     {"[report, revert]", "[report, rever]", `:27:19: drift mode is "rever"`},
 		"plain http":             {"/srv/fleet.git", "http://git.example.com/fleet.git", "loopback only"},
-		"password in the URL":    {"/srv/fleet.git", "https://a:b@git.example.com/fleet.git", "the URL holds a password"},
+		"password in the URL":    {"/srv/fleet.git", "https://a:b@git.example.com/fleet.git", "the URL holds credentials"},
 		"SSH without known hosts": {"/srv/fleet.git", "git@git.example.com:fleet.git",
 			"known_hosts"},
 		"option as URL": {"/srv/fleet.git", "--upload-pack=x", "not a repository URL"},
@@ -121,6 +121,40 @@ func TestLoadRefuses(t *testing.T) {
 				t.Errorf("the error names no line: %v", err)
 			}
 		})
+	}
+}
+
+// What is granted under one key, signer or policy must not stand under another.
+func TestDigestCoversWhatTheFileNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, content string) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := strings.Replace(operator, "  library: [kubernetes/pod-security-baseline]", "  path: policies", 1) +
+		"trust: [{name: t, repositories: [\"ghcr.io/**\"], keys: [{file: key.pem}], trustedRoot: root.json}]\n"
+	write("holdfast.yaml", text)
+	seen := map[string]string{}
+	for _, f := range []string{"", "alice.keys", "key.pem", "root.json", "policies/a.rego", "policies/data.yaml"} {
+		for _, content := range []string{"1", "2"} {
+			if f != "" {
+				write(f, content)
+			}
+			l, err := Load(filepath.Join(dir, "holdfast.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := f + content
+			if was, ok := seen[l.Digest.String()]; ok && f != "" {
+				t.Errorf("%s has the digest of %s", at, was)
+			}
+			seen[l.Digest.String()] = at
+		}
 	}
 }
 

@@ -1,10 +1,14 @@
 package config
 
 import (
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -15,6 +19,8 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/opencontainers/go-digest"
 	"github.com/robfig/cron/v3"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
 // names are what stacks, environments and the rest may be called: they become
@@ -26,8 +32,10 @@ func limitReader(r io.Reader) io.Reader { return io.LimitReader(r, maxFile+1) }
 // Loaded is an operator's file that passed every check.
 type Loaded struct {
 	Operator
-	Path   string
-	Digest digest.Digest // of the file's bytes
+	Path string
+	// Digest covers the file and every file that it names and that is no
+	// secret: what is granted under one key or policy is judged anew under another.
+	Digest digest.Digest
 }
 
 // Load reads, checks and completes the operator's file. Every problem in it is
@@ -52,7 +60,8 @@ func Load(file string) (*Loaded, error) {
 		return nil, err
 	}
 	l.complete(filepath.Dir(full))
-	return l, nil
+	l.Digest, err = l.digest(b)
+	return l, err
 }
 
 // LoadTrust reads a file that holds the sections trust:, registries: and
@@ -104,6 +113,58 @@ func ParseStack(name string, b []byte) (*Stack, error) {
 		return nil, err
 	}
 	return &s, nil
+}
+
+// digest hashes the file's bytes and the content of what it names. A file that
+// is not there counts as such; who needs it will say so.
+func (l *Loaded) digest(b []byte) (digest.Digest, error) {
+	var files []string
+	for _, r := range l.Repositories {
+		if r.Auth != nil {
+			files = append(files, r.Auth.KnownHostsFile, r.Auth.CAFile)
+		}
+		for _, s := range r.Commits.Signers {
+			files = append(files, s.AllowedSignersFile, s.OpenPGPKeyFile)
+		}
+	}
+	for _, t := range l.Trust {
+		files = append(files, t.TrustedRoot)
+		for _, k := range t.Keys {
+			files = append(files, k.File)
+		}
+	}
+	for _, r := range l.Registries {
+		files = append(files, r.CAFile)
+	}
+	for _, p := range l.Policies {
+		if p.Path == "" {
+			continue
+		}
+		err := filepath.WalkDir(p.Path, func(name string, e fs.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() {
+				files = append(files, name)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fault.New(fault.Invalid, "internal/config.Load", "", "policy set %s: %w", p.Name, err)
+		}
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n", digest.FromBytes(b))
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		switch {
+		case f == "":
+		case errors.Is(err, fs.ErrNotExist):
+			fmt.Fprintf(h, "%q absent\n", f)
+		case err != nil:
+			return "", fault.New(fault.Invalid, "internal/config.Load", "", "%w", err)
+		default:
+			fmt.Fprintf(h, "%q %s\n", f, digest.FromBytes(content))
+		}
+	}
+	return digest.NewDigest(digest.SHA256, h), nil
 }
 
 // complete fills in defaults and makes paths absolute.
@@ -205,6 +266,15 @@ func (c checker) globs(at string, globs []string) {
 	for i, g := range globs {
 		if g == "" || !doublestar.ValidatePattern(g) {
 			c.wrong(fmt.Sprintf("%s[%d]", at, i), "", "%q is not a glob", g)
+		}
+	}
+}
+
+// nameGlobs are globs over names, which have no folders: path.Match.
+func (c checker) nameGlobs(at string, globs []string) {
+	for i, g := range globs {
+		if _, err := path.Match(g, "x"); g == "" || err != nil || strings.ContainsAny(g, "{}") {
+			c.wrong(fmt.Sprintf("%s[%d]", at, i), "use * and ?, for example team-*", "%q is not a glob over names", g)
 		}
 	}
 }
@@ -338,8 +408,8 @@ func (c checker) repositoryURL(at string, r *Repository) {
 	case r.URL == "" || strings.HasPrefix(r.URL, "-"):
 		c.wrong(at+".url", "", "%q is not a repository URL", r.URL)
 	case filepath.IsAbs(r.URL):
-	case err == nil && u.User != nil && func() bool { _, set := u.User.Password(); return set }():
-		c.wrong(at+".url", "use auth.tokenFile", "the URL holds a password")
+	case err == nil && u.User != nil && (u.Scheme != "ssh" || func() bool { _, set := u.User.Password(); return set }()):
+		c.wrong(at+".url", "use auth.username and auth.tokenFile", "the URL holds credentials")
 	case err == nil && (u.Scheme == "https" || u.Scheme == "file"):
 	case err == nil && u.Scheme == "http":
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
@@ -384,8 +454,8 @@ func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[stri
 		c.wrong(at, "write paths: [\"**\"] for the whole repository", "paths is empty")
 	}
 	c.globs(at+".paths", a.Paths)
-	c.globs(at+".namespaces", a.Namespaces)
-	c.globs(at+".kinds", a.Kinds)
+	c.nameGlobs(at+".namespaces", a.Namespaces)
+	c.nameGlobs(at+".kinds", a.Kinds)
 	if len(a.Environments) == 0 {
 		c.wrong(at, "", "environments is empty")
 	}
@@ -450,8 +520,11 @@ func (c checker) trust(at string, t *Trust, envs map[string]*Environment) {
 			c.wrong(kat, "", "keyless needs either subject or subjectPrefix")
 		}
 	}
-	if len(t.Keyless) > 0 && t.TrustedRoot == "" {
+	switch {
+	case len(t.Keyless) > 0 && t.TrustedRoot == "":
 		c.wrong(at, "set trustedRoot to the trusted_root.json of your Sigstore", "keyless needs a trusted root")
+	case len(t.Keys) > 0 && t.TrustedRoot == "" && !t.InsecureIgnoreTlog:
+		c.wrong(at, "set trustedRoot, or insecureIgnoreTlog: true if your signatures are in no transparency log", "signatures by key are checked against a transparency log, and there is no trusted root")
 	}
 	for i, f := range t.SBOM.Formats {
 		c.oneOf(fmt.Sprintf("%s.sbom.formats[%d]", at, i), "SBOM format", f, "spdx", "cyclonedx")
@@ -480,6 +553,8 @@ func (c checker) stack(s *Stack) {
 	if k != nil {
 		if k.Namespace == "" {
 			c.wrong("$.spec.kubernetes", "write namespace: NAME", "kubernetes.namespace is missing")
+		} else {
+			c.name("$.spec.kubernetes.namespace", "a namespace", k.Namespace)
 		}
 		if k.Kustomize != "" && len(k.Manifests) > 0 {
 			c.wrong("$.spec.kubernetes", "", "kustomize and manifests exclude each other")

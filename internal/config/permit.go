@@ -58,7 +58,7 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 		if k.Namespace == env.Kubernetes.Namespace {
 			return deny("deploy to another namespace", "namespace %q is Holdfast's own", k.Namespace)
 		}
-		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !matchAny(a.Namespaces, k.Namespace) })
+		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !matchName(a.Namespaces, k.Namespace) })
 		if len(entries) == 0 {
 			return deny("ask for a namespace that is allowed there, or extend allow: in the operator's file",
 				"a stack in %s may not deploy to namespace %q", dir, k.Namespace)
@@ -141,6 +141,17 @@ func MatchPointer(pattern, pointer string) bool {
 		}
 	}
 	return true
+}
+
+// matchName reports whether one of the globs matches a name, as the Kubernetes
+// target matches it.
+func matchName(globs []string, name string) bool {
+	for _, g := range globs {
+		if ok, err := path.Match(g, name); err == nil && ok {
+			return true
+		}
+	}
+	return false
 }
 
 // matchAny reports whether one of the globs matches a slash-separated path.

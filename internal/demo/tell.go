@@ -57,7 +57,7 @@ func (s *story) steps(ctx context.Context, steps ...step) error {
 }
 
 func clip(line string) string {
-	const most = 180
+	const most = 400
 	if r := []rune(line); len(r) > most {
 		return string(r[:most]) + "…"
 	}

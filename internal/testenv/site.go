@@ -403,7 +403,7 @@ func (s site) supervision(linger time.Duration, ports []int) ([]byte, error) {
 		}},
 		{Name: "kube-controller-manager", Path: controlplane, Args: []string{"kube-controller-manager",
 			"--kubeconfig=" + in("kube-controller-manager.kubeconfig"), "--use-service-account-credentials=true",
-			"--controllers=*,-node-ipam-controller", "--leader-elect=false", "--secure-port=0",
+			"--controllers=*,-node-ipam-controller", "--node-monitor-grace-period=24h", "--leader-elect=false", "--secure-port=0",
 			// The defaults are made for large clusters and long lives: 5s, 20 and 30.
 			"--node-monitor-period=500ms", "--kube-api-qps=500", "--kube-api-burst=1000",
 			"--service-account-private-key-file=" + in("accounts.key"), "--root-ca-file=" + in("ca.crt"),
