@@ -83,7 +83,7 @@ func (m *module) pathsInTemplate(name, src string, line int) error {
 // pathsIn checks every call in a syntax tree, and reports the first one in the file.
 func (m *module) pathsIn(node hclsyntax.Node) error {
 	var calls []*hclsyntax.FunctionCallExpr
-	hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl.Diagnostics {
+	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl.Diagnostics {
 		if c, ok := n.(*hclsyntax.FunctionCallExpr); ok {
 			calls = append(calls, c)
 		}
@@ -181,7 +181,7 @@ func (m *module) pathsOf(e hclsyntax.Expression) []string {
 		return []string{out.String()}
 	}
 	var out []string
-	hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
+	_ = hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
 		if l, ok := n.(*hclsyntax.LiteralValueExpr); ok && l.Val.Type().FriendlyName() == "string" && l.Val.IsKnown() && !l.Val.IsNull() {
 			switch s := l.Val.AsString(); {
 			case strings.HasPrefix(s, "~"):
