@@ -105,25 +105,11 @@ func (r Rules) Ignores(id plan.ObjectID, pointer string, now time.Time) bool {
 
 func (r Rules) rule(id plan.ObjectID, pointer string, now time.Time) (Ignore, bool) {
 	for _, ig := range r.Ignore {
-		if ig.Covers(id, now) && within(ig.Path, pointer) {
+		if ig.Covers(id, now) && plan.Within(ig.Path, pointer) {
 			return ig, true
 		}
 	}
 	return Ignore{}, false
-}
-
-// within reports whether pointer is, or is below, what pattern names.
-func within(pattern, pointer string) bool {
-	want, got := strings.Split(pattern, "/"), strings.Split(pointer, "/")
-	if len(got) < len(want) {
-		return false
-	}
-	for i, w := range want {
-		if w != "*" && w != got[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // FromPlan turns a plan that was made from what was granted into findings: what

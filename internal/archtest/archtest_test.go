@@ -50,7 +50,7 @@ var allowed = map[string]string{
 
 	"internal/fault":    "",
 	"internal/mask":     "",
-	"internal/config":   "internal/fault",
+	"internal/config":   "internal/fault targets/plan",
 	"internal/archtest": "",
 	"internal/testenv":  "",
 	"internal/world":    "internal/testenv verify/verifytest reconciler targets/terraform",

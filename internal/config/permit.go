@@ -3,12 +3,12 @@ package config
 import (
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
 // Permission is what the operator's map grants to one stack.
@@ -121,26 +121,11 @@ func (b IgnoreBound) covers(ig Ignore, now time.Time) bool {
 		return false
 	}
 	for _, p := range b.Paths {
-		if MatchPointer(p, ig.Path) {
+		if plan.Within(p, ig.Path) {
 			return true
 		}
 	}
 	return false
-}
-
-// MatchPointer reports whether a JSON pointer is, or is below, what pattern
-// names; * in the pattern stands for one segment.
-func MatchPointer(pattern, pointer string) bool {
-	want, got := strings.Split(pattern, "/"), strings.Split(pointer, "/")
-	if len(got) < len(want) {
-		return false
-	}
-	for i, w := range want {
-		if w != "*" && w != got[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // matchName reports whether one of the globs matches a name, as the Kubernetes

@@ -68,6 +68,21 @@ type Field struct {
 	To   string `json:"to,omitempty"`   // JSON, masked; empty: the field goes
 }
 
+// Within reports whether a JSON pointer is, or is below, what pattern names; *
+// in the pattern stands for one segment.
+func Within(pattern, pointer string) bool {
+	want, got := strings.Split(pattern, "/"), strings.Split(pointer, "/")
+	if len(got) < len(want) {
+		return false
+	}
+	for i, w := range want {
+		if w != "*" && w != got[i] {
+			return false
+		}
+	}
+	return true
+}
+
 // Change is what happens to one object.
 type Change struct {
 	ID     ObjectID `json:"id"`
