@@ -452,9 +452,10 @@ func TestDependencies(t *testing.T) {
 	r := b.new()
 	b.run(r)
 	b.untilPhase(r, "db", Denied)
-	if st := b.untilPhase(r, "web", Waiting); !strings.Contains(st.Message, `"db", which is denied`) {
-		t.Errorf("message %q", st.Message)
-	}
+	b.until("web to say what it waits for", func() bool {
+		st := status(r, "web")
+		return st.Phase == Waiting && strings.Contains(st.Message, `"db", which is denied`)
+	})
 	if st := b.untilPhase(r, "x", Invalid); !strings.Contains(st.Message, "cycle: x → y → x") {
 		t.Errorf("message %q", st.Message)
 	}
