@@ -136,9 +136,13 @@ func (i identified) ContentID(name string) (string, error) {
 }
 
 // The ledger.
-func (b *bed) Append(_ context.Context, e ledger.Entry, _ map[string][]byte) (ledger.Index, error) {
+func (b *bed) Append(_ context.Context, e ledger.Entry, bodies map[string][]byte) (ledger.Index, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	e.Bodies = map[string]digest.Digest{}
+	for role, body := range bodies {
+		e.Bodies[role] = digest.FromBytes(body)
+	}
 	b.entries = append(b.entries, e)
 	return ledger.Index(len(b.entries) - 1), nil
 }
@@ -334,13 +338,21 @@ func (b *bed) untilPhase(r *Reconciler, name string, p Phase) Status {
 	return status(r, name)
 }
 
+// ready starts a daemon and waits until the stacks are ready.
+func (b *bed) ready(stacks ...string) (r *Reconciler, stop func()) {
+	b.t.Helper()
+	r = b.new()
+	stop = b.run(r)
+	for _, s := range stacks {
+		b.untilPhase(r, s, Ready)
+	}
+	return r, stop
+}
+
 func TestWorkFollowsChange(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a", "b")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
-	b.untilPhase(r, "b", Ready)
+	r, _ := b.ready("a", "b")
 	b.push(map[string]string{"b/object": "v2"})
 	b.until("b at the new commit", func() bool { return status(r, "b").Applied == "commit-2" && status(r, "a").Applied == "commit-2" })
 	if n := b.count("render a"); n != 1 {
@@ -355,9 +367,7 @@ func TestOneStackDoesNotHurtAnother(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "good", "panics", "denied", "bad")
 	b.panics, b.denied["denied"], b.bad["bad"] = "panics", true, fault.New(fault.Invalid, "", "", "no such field")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "good", Ready)
+	r, _ := b.ready("good")
 	if st := b.untilPhase(r, "panics", Failed); !strings.Contains(st.Message, "panic") {
 		t.Errorf("message %q", st.Message)
 	}
@@ -374,9 +384,7 @@ func TestOneStackDoesNotHurtAnother(t *testing.T) {
 func TestRefusedCommitKeepsTheOldState(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
+	r, _ := b.ready("a")
 	b.with(func() { b.refuse = "commit-2" })
 	b.push(map[string]string{"a/object": "evil"})
 	b.until("the refusal", func() bool { return strings.Contains(r.Status().Repositories[0].Message, "nobody signed") })
@@ -413,9 +421,7 @@ func (b *bed) object(name string) string {
 func TestRefusedRequestKeepsTheOldState(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
+	r, _ := b.ready("a")
 	b.with(func() { b.bad["a"] = fault.New(fault.Denied, "", "", "not your namespace") })
 	b.push(nil)
 	if st := b.untilPhase(r, "a", Denied); st.Message != "a: not your namespace" {
@@ -433,9 +439,7 @@ func TestStalePlanIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
 	b.stale["a"] = 1
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
+	b.ready("a")
 	if n := b.count("plan a"); n != 2 {
 		t.Errorf("%d plans, want 2", n)
 	}
@@ -469,12 +473,10 @@ func TestDependencies(t *testing.T) {
 func TestRestartWithoutTheSource(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	stop := b.run(r)
-	b.untilPhase(r, "a", Ready)
+	_, stop := b.ready("a")
 	stop()
 	b.with(func() { b.down, b.found = true, map[string]func(targets.Finding){}; clear(b.calls) })
-	r = b.new()
+	r := b.new()
 	b.run(r)
 	b.untilPhase(r, "a", Ready)
 	if n := b.count("plan a"); n != 0 {
@@ -488,12 +490,10 @@ func TestRestartWithoutTheSource(t *testing.T) {
 func TestRestartWithOtherContent(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	stop := b.run(r)
-	b.untilPhase(r, "a", Ready)
+	_, stop := b.ready("a")
 	stop()
 	b.with(func() { b.history["commit-1"]["a/object"] = "altered"; b.denied["a"] = true })
-	r = b.new()
+	r := b.new()
 	b.run(r)
 	b.untilPhase(r, "a", Denied)
 	if b.object("a") != "v1" {
@@ -505,9 +505,7 @@ func TestDanglingIntentsAreClosed(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
 	b.open = []ledger.Numbered{{Index: 7, Entry: ledger.Entry{Type: ledger.Intent, Stack: "a"}}}
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
+	b.ready("a")
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e := b.entries[0]; e.Type != ledger.Applied || e.Outcome != "abandoned" || e.Intent == nil || *e.Intent != 7 {
@@ -518,10 +516,7 @@ func TestDanglingIntentsAreClosed(t *testing.T) {
 func TestStackFileGone(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a", "b")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
-	b.untilPhase(r, "b", Ready)
+	r, _ := b.ready("a", "b")
 	b.push(map[string]string{"a/object": "", "b/object": ""})
 	b.untilPhase(r, "a", Held)
 	b.untilPhase(r, "b", Held)
@@ -532,14 +527,57 @@ func TestStackFileGone(t *testing.T) {
 	b.untilPhase(r, "a", Ready)
 }
 
+// A denial is recorded with what it rests on.
+func TestDenialKeepsItsEvidence(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.denied["a"] = true
+	b.run(b.new())
+	b.until("the denial on record", func() bool { return b.recorded(ledger.Refused, "a", "denied") == 1 })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.entries {
+		if e.Type != ledger.Refused {
+			continue
+		}
+		for _, role := range []string{"commit", "evidence", "rendered"} {
+			if e.Bodies[role] == "" {
+				t.Errorf("the denial has no %s: %v", role, e.Bodies)
+			}
+		}
+	}
+}
+
+// The mark is kept before anything of a commit can be in the world: a crash in
+// between must not roll back.
+func TestMarkComesFirst(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	discover, marks := b.discover, make(chan string, 1)
+	r.repos["repo"].Discover = func(ctx context.Context, snap *sources.Snapshot) ([]Stack, error) {
+		st, err := r.state.repository("repo")
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case marks <- st.Verified:
+		default:
+		}
+		return discover(ctx, snap)
+	}
+	b.run(r)
+	if got := <-marks; got != "commit-1" {
+		t.Errorf("stacks of commit-1 were discovered while the mark was %q", got)
+	}
+}
+
 // A name stays with the folder that has it: whoever takes it would take the
 // objects that are kept under it.
 func TestNamesCannotBeTaken(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "shop")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "shop", Ready)
+	r, _ := b.ready("shop")
 	b.with(func() { b.alias["aaa"] = "shop" })
 	b.push(map[string]string{"aaa/object": "evil"})
 	if st := b.untilPhase(r, "shop@repo/aaa", Invalid); !strings.Contains(st.Message, "is taken by repo/shop") {
@@ -558,13 +596,27 @@ func TestNamesCannotBeTaken(t *testing.T) {
 	}
 }
 
+// Nor from another repository, nor when several want one that nobody has.
+func TestNamesAcrossRepositories(t *testing.T) {
+	t.Parallel()
+	r := newBed(t, "x").new()
+	r.stacks["shop"] = newStack("other", Stack{Name: "shop", Dir: "apps"})
+	got := r.owners("repo", []Stack{{Name: "shop", Dir: "apps"}, {Name: "twin", Dir: "a"}, {Name: "twin", Dir: "b"}, {Name: "free", Dir: "c"}})
+	for i, want := range []string{"is taken by other/apps", "is taken by repo/b", "is taken by repo/a", ""} {
+		switch {
+		case want == "" && got[i].Err != nil:
+			t.Errorf("%s is refused: %v", got[i].Name, got[i].Err)
+		case want != "" && (got[i].Err == nil || !strings.Contains(got[i].Err.Error(), want)):
+			t.Errorf("%s in %s: got %v, want %q", got[i].Name, got[i].Dir, got[i].Err, want)
+		}
+	}
+}
+
 // A folder that moves in one commit keeps its stack.
 func TestFolderMoves(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "shop")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "shop", Ready)
+	r, _ := b.ready("shop")
 	b.with(func() { b.alias["moved"] = "shop" })
 	b.push(map[string]string{"shop/object": "", "moved/object": "v1"})
 	b.until("the move", func() bool { return status(r, "shop").Dir == "moved" })
@@ -574,12 +626,10 @@ func TestFolderMoves(t *testing.T) {
 func TestRestartWithoutTheMirror(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	stop := b.run(r)
-	b.untilPhase(r, "a", Ready)
+	_, stop := b.ready("a")
 	stop()
 	b.with(func() { b.lost = true; clear(b.found) })
-	r = b.new()
+	r := b.new()
 	b.run(r)
 	b.untilPhase(r, "a", Ready)
 	b.drift("a", "edited")
@@ -592,10 +642,7 @@ func TestRestartWithoutTheMirror(t *testing.T) {
 func TestRestartEnforcesWhatWasGranted(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a", "gone")
-	r := b.new()
-	stop := b.run(r)
-	b.untilPhase(r, "a", Ready)
-	b.untilPhase(r, "gone", Ready)
+	r, stop := b.ready("a", "gone")
 	b.with(func() { b.denied["a"] = true })
 	b.push(map[string]string{"a/object": "v2", "gone/object": ""})
 	b.untilPhase(r, "a", Denied)
@@ -617,9 +664,7 @@ func TestRestartEnforcesWhatWasGranted(t *testing.T) {
 func TestNewGenerationKeepsTheOldGrant(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
+	r, _ := b.ready("a")
 	b.with(func() { b.depends["a"] = "nothing" }) // another key: another generation
 	b.push(nil)
 	b.untilPhase(r, "a", Waiting)
@@ -631,9 +676,7 @@ func TestNewGenerationKeepsTheOldGrant(t *testing.T) {
 func TestHalfAppliedIsNotReady(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
-	r := b.new()
-	b.run(r)
-	b.untilPhase(r, "a", Ready)
+	r, _ := b.ready("a")
 	b.with(func() { b.half["a"] = true })
 	b.push(map[string]string{"a/object": "v2"})
 	b.untilPhase(r, "a", Invalid)

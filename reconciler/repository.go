@@ -247,7 +247,7 @@ func (r *Reconciler) owners(repo string, found []Stack) []Stack {
 		switch {
 		case run != nil && run.repo == repo && run.Dir == c.Dir: // it has it
 			continue
-		case run != nil && (run.repo != repo || slices.Contains(dirs, run.Dir)):
+		case run != nil && run.repo != repo:
 			other = run.repo + "/" + run.Dir
 		case run != nil && run.isHeld():
 			other = run.repo + "/" + run.Dir + ", whose stack file is gone and whose objects are still there"
