@@ -94,6 +94,16 @@ func (f *ledgerFlags) open() (*ledger.Reader, error) {
 	return ledger.OpenReader(dir, vkey)
 }
 
+// at opens the ledger for the entry whose index a person wrote.
+func (f *ledgerFlags) at(index string) (*ledger.Reader, ledger.Index, error) {
+	i, err := parseIndex(index)
+	if err != nil {
+		return nil, 0, err
+	}
+	r, err := f.open()
+	return r, i, err
+}
+
 func newLedger() *cobra.Command {
 	return group("ledger", "Read and check the log of decisions and changes",
 		newLedgerVerify(), newLedgerList(), newLedgerShow(), newLedgerProve())
@@ -181,11 +191,7 @@ func newLedgerShow() *cobra.Command {
 	c := &cobra.Command{
 		Use: "show INDEX", Short: "Show an entry with its bodies", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := parseIndex(args[0])
-			if err != nil {
-				return err
-			}
-			r, err := f.open()
+			r, i, err := f.at(args[0])
 			if err != nil {
 				return err
 			}
@@ -217,11 +223,7 @@ func newLedgerProve() *cobra.Command {
 		Use: "prove INDEX", Short: "Print a proof that an entry is in the log", Args: cobra.ExactArgs(1),
 		Long: "Print a C2SP tlog-proof, which anybody can check offline with the ledger's\nverifier key and the entry; docs/ledger-format.md says how.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := parseIndex(args[0])
-			if err != nil {
-				return err
-			}
-			r, err := f.open()
+			r, i, err := f.at(args[0])
 			if err != nil {
 				return err
 			}
