@@ -27,10 +27,15 @@ var longestTime = time.Date(2000, 1, 1, 0, 0, 0, 999_000_000, time.UTC)
 var entryTypes = map[Type]bool{
 	Started: true, Configuration: true, Seen: true, Verified: true, Decided: true,
 	Intent: true, Applied: true, Drift: true, Reverted: true, Refused: true,
+	Revoked: true, Suspended: true, Resumed: true, Ordered: true, Raised: true,
 }
 
 // closes reports whether an entry of type t closes the intent that it names.
 func (t Type) closes() bool { return t == Applied || t == Reverted }
+
+// stands reports whether an entry of type t says something that holds until
+// another entry ends it.
+func (t Type) stands() bool { return t == Revoked || t == Suspended || t == Resumed || t == Ordered }
 
 // normalise makes e an entry that encodes to at most [MaxEntry] bytes whatever
 // its time will be, or says why it cannot be one.
@@ -42,7 +47,7 @@ func normalise(e Entry) (Entry, error) {
 		return e, fmt.Errorf("a %s names no intent", e.Type)
 	}
 	for _, f := range []struct{ name, value string }{
-		{"stack", e.Stack}, {"env", e.Environment}, {"rev", e.Revision}, {"outcome", e.Outcome},
+		{"stack", e.Stack}, {"env", e.Environment}, {"rev", e.Revision}, {"subject", e.Subject}, {"outcome", e.Outcome},
 	} {
 		if !utf8.ValidString(f.value) || strings.ContainsFunc(f.value, unicode.IsControl) {
 			return e, fmt.Errorf("%s %q is not one line of UTF-8", f.name, f.value)

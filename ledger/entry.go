@@ -21,6 +21,11 @@ const (
 	Drift         Type = "drift"         // the world differs from what was granted
 	Reverted      Type = "reverted"      // a drift was repaired
 	Refused       Type = "denied"        // something was refused, and why
+	Revoked       Type = "revoked"       // a person took trust away: from a key, an identity, a digest, a commit or a policy
+	Suspended     Type = "suspended"     // a person suspended a stack, or all
+	Resumed       Type = "resumed"       // a person, or its end, ended a suspension
+	Ordered       Type = "ordered"       // a signed order was taken: to go back, or to go on after a loss
+	Raised        Type = "raised"        // something about the daemon or a source needs a person: a head that cannot be confirmed, a clock that went back
 )
 
 // Index is the position of an entry in the log, from 0.
@@ -35,6 +40,9 @@ type Entry struct {
 	Stack       string    `json:"stack,omitempty"`
 	Environment string    `json:"env,omitempty"`
 	Revision    string    `json:"rev,omitempty"` // "source@commit"
+	// Subject is what a revocation or an order is about: the revoked value, the
+	// commit to go to, the end of a suspension.
+	Subject string `json:"subject,omitempty"`
 	// Intent is, in a result, revert or drift entry, the intent that it closes or concerns.
 	Intent *Index `json:"intent,omitempty"`
 	// Outcome is one word: "ok", "failed", "stale", "denied", "abandoned", …

@@ -127,6 +127,7 @@ type state struct {
 	last    time.Time
 	open    map[Index]Entry // intents that nothing has closed
 	intents bits            // the indexes of all intents
+	orders  []Numbered      // what people ordered, oldest first
 }
 
 // fold adds the next entry.
@@ -138,6 +139,9 @@ func (s *state) fold(i Index, e Entry) {
 	if e.Type == Intent {
 		s.open[i] = e
 		s.intents.set(uint64(i))
+	}
+	if e.Type.stands() {
+		s.orders = append(s.orders, Numbered{i, e})
 	}
 	if e.Type.closes() && e.Intent != nil {
 		delete(s.open, *e.Intent)
@@ -586,6 +590,25 @@ func (l *Ledger) DanglingIntents(ctx context.Context) ([]Numbered, error) {
 		out = append(out, Numbered{Index: i, Entry: l.state.open[i]})
 	}
 	return out, nil
+}
+
+// Orders returns what people ordered (revocations, suspensions and their ends,
+// signed orders), oldest first: the ledger is where they are kept. It reads no file.
+func (l *Ledger) Orders(ctx context.Context) ([]Numbered, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.state.orders), nil
+}
+
+// Last returns the time of the newest entry, zero in an empty ledger. No clock
+// is believed that is behind it (invariant 13).
+func (l *Ledger) Last() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state.last
 }
 
 // Entry returns entry i, checked against the tree.

@@ -108,6 +108,7 @@ type FindingClass string
 // The classes of finding.
 const (
 	Modified FindingClass = "modified" // a field that we own has another value
+	Foreign  FindingClass = "foreign"  // a second manager added a field that nobody declared or allowed
 	Missing  FindingClass = "missing"  // an object that we own is gone
 	Extra    FindingClass = "extra"    // an object that the stack no longer declares is still there
 )

@@ -62,6 +62,9 @@ type Evidence struct {
 	// Facts are verified values that a policy may use: signer identities, SBOM
 	// component counts, builder. Keys are stable and documented.
 	Facts map[string]any `json:"facts,omitempty"`
+	// RestsOn is everything that a revocation would make this evidence void by:
+	// the keys and identities that it was accepted with, the digest, the commit.
+	RestsOn []Anchor `json:"restsOn,omitempty"`
 	// NotAfter is when this evidence must be looked at again; zero is never.
 	NotAfter time.Time `json:"notAfter,omitzero"`
 }

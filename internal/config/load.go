@@ -136,6 +136,9 @@ func (l *Loaded) digest(b []byte) (digest.Digest, error) {
 	for _, r := range l.Registries {
 		files = append(files, r.CAFile)
 	}
+	for _, s := range l.Orders.Signers {
+		files = append(files, s.AllowedSignersFile, s.OpenPGPKeyFile)
+	}
 	for _, p := range l.Policies {
 		if p.Path == "" {
 			continue
@@ -199,15 +202,18 @@ func (o *Operator) complete(dir string) {
 			a.TokenFile, a.SSHKeyFile = abs(dir, a.TokenFile), abs(dir, a.SSHKeyFile)
 			a.KnownHostsFile, a.CAFile = abs(dir, a.KnownHostsFile), abs(dir, a.CAFile)
 		}
-		for j := range r.Commits.Signers {
-			s := &r.Commits.Signers[j]
-			s.AllowedSignersFile, s.OpenPGPKeyFile = abs(dir, s.AllowedSignersFile), abs(dir, s.OpenPGPKeyFile)
+		completeSigners(dir, r.Commits.Signers)
+		r.MaxAge = Duration(r.MaxAge.Or(time.Hour))
+		if w := r.Webhook; w != nil {
+			w.SecretFile = abs(dir, w.SecretFile)
 		}
 	}
 	for i := range o.Environments {
 		e := &o.Environments[i]
+		e.EvidenceGrace = Duration(e.EvidenceGrace.Or(10 * time.Minute))
 		if k := e.Kubernetes; k != nil {
 			k.Kubeconfig = abs(dir, k.Kubeconfig)
+			k.Lease.complete()
 			if k.Namespace == "" {
 				k.Namespace = "holdfast-system"
 			}
@@ -242,6 +248,7 @@ func (o *Operator) complete(dir string) {
 	for i := range o.Policies {
 		o.Policies[i].Path = abs(dir, o.Policies[i].Path)
 	}
+	o.completeOperate(dir)
 }
 
 // checker holds the rules that types cannot express.
@@ -354,6 +361,7 @@ func (c checker) operator(o *Operator) {
 			c.wrong(at, "set both or neither", "username and passwordFile belong together")
 		}
 	}
+	c.operate(o, envs)
 	c.schedule("$.drift.kubernetesSchedule", o.Drift.KubernetesSchedule)
 	c.schedule("$.drift.terraformSchedule", o.Drift.TerraformSchedule)
 }
@@ -374,17 +382,7 @@ func (c checker) repository(at string, r *Repository) {
 	if len(r.Commits.Signers) == 0 {
 		c.wrong(at+".commits", "name at least one signer: an unsigned history is not trusted", "commits.signers is empty")
 	}
-	signers := map[string]bool{}
-	for i, s := range r.Commits.Signers {
-		sat := fmt.Sprintf("%s.commits.signers[%d]", at, i)
-		if s.Name == "" || signers[s.Name] {
-			c.wrong(sat, "", "signer %q is missing a name or defined twice", s.Name)
-		}
-		signers[s.Name] = true
-		if s.AllowedSignersFile == "" && s.OpenPGPKeyFile == "" {
-			c.wrong(sat, "set allowedSignersFile or openpgpKeyFile", "signer %q has no key", s.Name)
-		}
-	}
+	signers := c.signers(at+".commits.signers", r.Commits.Signers)
 	if len(r.Commits.Rules) == 0 {
 		c.wrong(at+".commits", "allow paths to signers, for example {paths: [\"**\"], signers: [alice]}", "commits.rules is empty")
 	}
@@ -472,6 +470,9 @@ func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[stri
 	}
 	if slices.Contains(a.Targets, "kubernetes") && len(a.Namespaces) == 0 {
 		c.wrong(at, "", "a Kubernetes entry needs namespaces")
+	}
+	for i, m := range a.Prune {
+		c.oneOf(fmt.Sprintf("%s.prune[%d]", at, i), "prune", m, "hold", "delete", "orphan")
 	}
 	for i, m := range a.Drift {
 		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, "report", "revert")
@@ -579,6 +580,9 @@ func (c checker) stack(s *Stack) {
 	}
 	if s.Spec.Drift.Mode != "" {
 		c.oneOf("$.spec.drift.mode", "drift mode", s.Spec.Drift.Mode, "report", "revert")
+	}
+	if s.Spec.Prune != "" {
+		c.oneOf("$.spec.prune", "prune", s.Spec.Prune, "hold", "delete", "orphan")
 	}
 	c.schedule("$.spec.drift.schedule", s.Spec.Drift.Schedule)
 	for i, ig := range s.Spec.Drift.Ignore {

@@ -19,12 +19,18 @@ type Operator struct {
 	Policies     []Policy      `json:"policies" jsonschema_description:"Sets of conftest policies, used by name in environments."`
 	Drift        DriftDefaults `json:"drift,omitempty"`
 	Limits       Limits        `json:"limits,omitempty"`
+	Kinds        []Kind        `json:"kinds,omitempty" jsonschema_description:"Where objects of custom kinds name images. Declarations for the kinds of common operators are built in; an entry here takes their place."`
+	Orders       Orders        `json:"orders,omitempty" jsonschema_description:"Who may sign orders: to go back to an older commit, or to go on after the state directory was lost."`
+	Signed       *Signed       `json:"signed,omitempty" jsonschema_description:"Require that changes of this file are signed."`
+	Notify       Notify        `json:"notify,omitempty" jsonschema_description:"Who hears of drift, denials and recoveries."`
+	Telemetry    Telemetry     `json:"telemetry,omitempty"`
 }
 
 // Listen says where the daemon can be reached.
 type Listen struct {
 	HTTP   string `json:"http,omitempty" jsonschema_description:"Address of /healthz, /readyz, /metrics and the read-only status, 127.0.0.1:8321 by default; \"off\" for none. The status is served on loopback only."`
 	Socket string `json:"socket,omitempty" jsonschema_description:"Unix socket for commands that change something, <stateDir>/holdfast.sock by default."`
+	Hooks  string `json:"hooks,omitempty" jsonschema_description:"Address of POST /hooks/REPOSITORY, where forges say that something was pushed; required where a repository has a webhook. Nothing else is served there."`
 }
 
 // Repository is one desired-state repository.
@@ -37,6 +43,15 @@ type Repository struct {
 	Auth     *Auth      `json:"auth,omitempty" jsonschema_description:"Credentials, used for the host of url and for no other."`
 	Commits  Commits    `json:"commits" jsonschema_description:"Who may change which path."`
 	Limits   RepoLimits `json:"limits,omitempty"`
+	MaxAge   Duration   `json:"maxAge,omitempty" jsonschema_description:"For how long the head of the branch may be impossible to confirm before that is a finding, 1h by default."`
+	Webhook  *Webhook   `json:"webhook,omitempty"`
+}
+
+// Webhook is how a forge says that something was pushed. What it says is only a
+// hint to look.
+type Webhook struct {
+	Provider   string `json:"provider" jsonschema:"enum=github,enum=gitlab,enum=gitea,enum=forgejo,enum=bitbucket"`
+	SecretFile string `json:"secretFile" jsonschema_description:"File with the secret that the forge signs with, at least 16 bytes."`
 }
 
 // Auth says how to sign in to a Git server. Secrets are named by file, never written here.
@@ -84,13 +99,34 @@ type Environment struct {
 	Variables  map[string]string `json:"variables,omitempty" jsonschema_description:"Replace ${NAME} in manifests. A name that is not set here is an error."`
 	Kubernetes *Kubernetes       `json:"kubernetes,omitempty"`
 	Terraform  *Terraform        `json:"terraform,omitempty"`
+	// EvidenceGrace is how long missing evidence is waited for.
+	EvidenceGrace Duration `json:"evidenceGrace,omitempty" jsonschema_description:"How long evidence that is missing is waited for from the first sight of an artifact, before it is a denial: build systems push first and sign seconds later. 10m by default; 0s is written as 1ns."`
 }
 
 // Kubernetes says how an environment's cluster is reached.
 type Kubernetes struct {
-	Kubeconfig string `json:"kubeconfig,omitempty" jsonschema_description:"Kubeconfig file; without one the pod's own service account is used. exec and auth-provider plugins are refused."`
-	Context    string `json:"context,omitempty"`
-	Namespace  string `json:"namespace,omitempty" jsonschema_description:"Holdfast's own namespace there, for inventories; holdfast-system by default. No stack may touch it."`
+	Kubeconfig string     `json:"kubeconfig,omitempty" jsonschema_description:"Kubeconfig file; without one the pod's own service account is used. exec and auth-provider plugins are refused."`
+	Context    string     `json:"context,omitempty"`
+	Namespace  string     `json:"namespace,omitempty" jsonschema_description:"Holdfast's own namespace there, for inventories, marks and the lease; holdfast-system by default. No stack may touch it."`
+	Injectors  []Injector `json:"injectors,omitempty" jsonschema_description:"Who else may add fields to managed objects. What nobody listed here adds to a pod template, RBAC, a webhook, the data of a ConfigMap or Secret, ownerReferences or finalizers is drift, and is removed."`
+	Lease      Lease      `json:"lease,omitempty"`
+}
+
+// Injector is a second manager that may add fields to managed objects.
+type Injector struct {
+	Manager     string   `json:"manager" jsonschema_description:"Exact field manager, as managedFields names it."`
+	Subresource string   `json:"subresource,omitempty" jsonschema_description:"Only what was written through this subresource, for example scale. Empty: the object itself."`
+	Kinds       []string `json:"kinds" jsonschema_description:"Kind or Kind.group globs, for example Deployment.apps."`
+	Paths       []string `json:"paths" jsonschema_description:"JSON pointers, with * for one segment (a list element too); what is below is covered."`
+	Images      []string `json:"images,omitempty" jsonschema_description:"Globs on image references that it may add, for example ghcr.io/acme/proxy@sha256:*. Empty: none. An added image that no entry covers is a finding whatever the paths say."`
+	Reason      string   `json:"reason" jsonschema_description:"Why, for the person who reads it next year."`
+}
+
+// Lease is how daemons that share a cluster agree on which one acts.
+type Lease struct {
+	Off      bool     `json:"off,omitempty" jsonschema_description:"Take no Lease. Two daemons that were started by mistake then both act."`
+	Name     string   `json:"name,omitempty" jsonschema_description:"Name of the coordination.k8s.io Lease in Holdfast's own namespace; holdfast by default."`
+	Duration Duration `json:"duration,omitempty" jsonschema_description:"After which another daemon may take over from one that is silent, 30s by default. It is renewed every third of that."`
 }
 
 // Terraform says how an environment runs OpenTofu or Terraform.
@@ -113,6 +149,8 @@ type Allow struct {
 	Credentials  []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
 	Drift        []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
 	Ignore       IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
+	Prune        []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
+	AdoptFrom    []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`
 }
 
 // IgnoreBound bounds what a stack may ignore.
@@ -182,5 +220,61 @@ type DriftDefaults struct {
 
 // Limits bound what one plan may do.
 type Limits struct {
-	MaxDeletes int `json:"maxDeletes,omitempty" jsonschema_description:"How many objects one plan may delete or replace; 50 by default, -1 for no limit."`
+	MaxDeletes     int `json:"maxDeletes,omitempty" jsonschema_description:"How many objects one plan may delete or replace; 50 by default, -1 for no limit."`
+	MaxDeleteShare int `json:"maxDeleteShare,omitempty" jsonschema_description:"Which share of what a stack has one plan may delete or replace, in percent, where that is more than three objects; 50 by default, 100 for no limit."`
+}
+
+// Kind says where objects of a custom kind name images.
+type Kind struct {
+	Kind   string   `json:"kind" jsonschema_description:"Kind.group, for example Cluster.postgresql.cnpg.io."`
+	Images []string `json:"images,omitempty" jsonschema_description:"JSON pointers to image references, with * for one segment. A path that ends in a map with repository, tag and digest is read as one reference."`
+	None   bool     `json:"none,omitempty" jsonschema_description:"Objects of this kind run no image. Either images or none."`
+}
+
+// Orders says who may sign orders, and how long one may be on its way.
+type Orders struct {
+	Signers []Signer `json:"signers,omitempty" jsonschema_description:"Empty: no order is ever taken."`
+	MaxAge  Duration `json:"maxAge,omitempty" jsonschema_description:"An order older than this is refused, 1h by default."`
+}
+
+// Signed asks that this file is signed. Who may sign the next file is said by
+// the one before it.
+type Signed struct {
+	Signers []Signer `json:"signers" jsonschema_description:"Who may sign holdfast.yaml, as an SSH signature of the namespace config@holdfast.dev in holdfast.yaml.sig."`
+	Counter int      `json:"counter" jsonschema_description:"Grows with each signed file. A file with a smaller counter than the one before it is refused."`
+}
+
+// Notify says who hears of what.
+type Notify struct {
+	Receivers []Receiver `json:"receivers,omitempty"`
+	Routes    []Route    `json:"routes,omitempty" jsonschema_description:"Every route that matches sends to its receivers. Without routes every receiver gets everything."`
+	Link      string     `json:"link,omitempty" jsonschema_description:"Where a person can look; {stack} and {environment} are replaced."`
+}
+
+// Receiver is one place that is told.
+type Receiver struct {
+	Name     string   `json:"name"`
+	Type     string   `json:"type" jsonschema:"enum=slack,enum=teams,enum=pagerduty,enum=webhook"`
+	URLFile  string   `json:"urlFile,omitempty" jsonschema_description:"File with the URL, which is a secret: an incoming webhook of Slack or Teams, or where CloudEvents are posted. For PagerDuty empty: its Events API v2."`
+	KeyFile  string   `json:"keyFile,omitempty" jsonschema_description:"PagerDuty: file with the integration key. Webhook: file with a secret; bodies are signed with HMAC-SHA-256 in X-Holdfast-Signature-256."`
+	CAFile   string   `json:"caFile,omitempty" jsonschema_description:"PEM file with the certificate authorities of the receiver."`
+	Template string   `json:"template,omitempty" jsonschema_description:"Go text/template for the text; its dot is the notification."`
+	Repeat   Duration `json:"repeat,omitempty" jsonschema_description:"The same thing is said again after this time while it lasts, 4h by default."`
+}
+
+// Route sends what it matches to receivers. An empty list matches all.
+type Route struct {
+	Receivers    []string `json:"receivers"`
+	Environments []string `json:"environments,omitempty"`
+	Stacks       []string `json:"stacks,omitempty" jsonschema_description:"Globs over names."`
+	Classes      []string `json:"classes,omitempty" jsonschema_description:"drift, denied, failed, recovered, held, revoked, source, ledger."`
+	Severity     string   `json:"severity,omitempty" jsonschema:"enum=info,enum=warning,enum=critical" jsonschema_description:"The least severity; info by default."`
+}
+
+// Telemetry says where traces go.
+type Telemetry struct {
+	OTLP        string            `json:"otlp,omitempty" jsonschema_description:"OTLP/HTTP endpoint for traces, for example https://collector:4318. Empty: none."`
+	Headers     map[string]string `json:"headers,omitempty" jsonschema_description:"Header names, each with the file that holds its value."`
+	CAFile      string            `json:"caFile,omitempty"`
+	SampleRatio float64           `json:"sampleRatio,omitempty" jsonschema_description:"Share of deployments that are traced, 1 by default."`
 }

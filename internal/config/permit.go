@@ -17,6 +17,7 @@ type Permission struct {
 	Namespaces  []string // globs; Kubernetes only
 	Kinds       []string // globs; Kubernetes only
 	DriftMode   string   // "report" or "revert"
+	Prune       string   // "hold", "delete" or "orphan"
 	Credentials map[string]string
 }
 
@@ -91,7 +92,24 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 				"a stack in %s may not ignore %s of %s until %s", dir, ig.Path, ig.Kind, ig.Until.Format(time.DateOnly))
 		}
 	}
+	if prune := s.Spec.Prune; prune != "" && prune != "hold" {
+		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.Prune, prune) })
+		if len(entries) == 0 {
+			return deny("leave prune out, or extend prune in allow: in the operator's file", "a stack in %s may not ask for prune: %s", dir, prune)
+		}
+	}
+	if k := s.Spec.Kubernetes; k != nil {
+		for _, m := range k.AdoptFrom {
+			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.AdoptFrom, m) })
+			if len(entries) == 0 {
+				return deny("extend adoptFrom in allow: in the operator's file", "a stack in %s may not take over the fields of %q", dir, m)
+			}
+		}
+	}
 	granted := entries[0]
+	if p.Prune = s.Spec.Prune; p.Prune == "" {
+		p.Prune = "hold"
+	}
 	p.Namespaces, p.Kinds = granted.Namespaces, granted.Kinds
 	if p.DriftMode == "" {
 		p.DriftMode = "report"

@@ -24,6 +24,7 @@ type StackSpec struct {
 	Terraform   *StackTerraform  `json:"terraform,omitempty"`
 	DependsOn   []string         `json:"dependsOn,omitempty" jsonschema_description:"Stacks that must be ready first."`
 	Drift       StackDrift       `json:"drift,omitempty"`
+	Prune       string           `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What happens to the objects when this file goes: hold keeps and enforces them until a person decides, delete removes them, orphan lets go of them. hold by default."`
 }
 
 // StackKubernetes is what to deploy to a cluster.
@@ -32,6 +33,7 @@ type StackKubernetes struct {
 	Kustomize string   `json:"kustomize,omitempty" jsonschema_description:"Folder of the kustomization, relative to the stack file."`
 	Manifests []string `json:"manifests,omitempty" jsonschema_description:"Files, folders or globs, relative to the stack file. Neither: all manifests beside the stack file."`
 	Adopt     bool     `json:"adopt,omitempty" jsonschema_description:"Take over objects that exist and that no stack owns."`
+	AdoptFrom []string `json:"adoptFrom,omitempty" jsonschema_description:"Also take over every field that these field managers own (kubectl-client-side-apply, helm, kustomize-controller): what they set and this stack does not declare goes."`
 }
 
 // StackTerraform is a configuration to apply.

@@ -146,6 +146,7 @@ type entry struct {
 	Stack       string            `json:"stack,omitempty"`
 	Environment string            `json:"env,omitempty"`
 	Revision    string            `json:"rev,omitempty"`
+	Subject     string            `json:"subject,omitempty"`
 	Intent      *uint64           `json:"intent,omitempty"`
 	Outcome     string            `json:"outcome,omitempty"`
 	Note        string            `json:"note,omitempty"`
@@ -175,14 +176,15 @@ func parseEntry(leaf []byte) (entry, error) {
 		return entry{}, errors.New("it is not in canonical form: unknown or double fields, their order, or white space")
 	}
 	switch e.Type {
-	case "started", "configuration", "seen", "verified", "decided", "intent", "result", "drift", "reverted", "denied":
+	case "started", "configuration", "seen", "verified", "decided", "intent", "result", "drift", "reverted", "denied",
+		"revoked", "suspended", "resumed", "ordered", "raised":
 	default:
 		return entry{}, fmt.Errorf("unknown type %q", e.Type)
 	}
 	if e.Time.Location() != time.UTC || e.Time.IsZero() {
 		return entry{}, errors.New("its time is not in UTC")
 	}
-	for _, s := range []string{e.Stack, e.Environment, e.Revision, e.Outcome, e.Note} {
+	for _, s := range []string{e.Stack, e.Environment, e.Revision, e.Subject, e.Outcome, e.Note} {
 		if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
 			return entry{}, fmt.Errorf("%q is not one line of UTF-8", s)
 		}

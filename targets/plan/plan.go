@@ -66,6 +66,9 @@ type Field struct {
 	Path string `json:"path"`           // JSON pointer
 	From string `json:"from,omitempty"` // JSON, masked; empty: the field is absent
 	To   string `json:"to,omitempty"`   // JSON, masked; empty: the field goes
+	// Foreign says that a second manager added the field, that nobody declared
+	// or allowed it, and that it is removed (invariant 12).
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 // Within reports whether a JSON pointer is, or is below, what pattern names; *

@@ -1,0 +1,125 @@
+package verify
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+// ErrMissing is wrapped by a [Verifier] that found no evidence of the kind that
+// it looks for: none at all, not evidence that is wrong. It may still come:
+// build systems push first and sign seconds later.
+var ErrMissing = errors.New("the evidence is missing")
+
+// AnchorKind is a kind of thing that trust rests on.
+type AnchorKind string
+
+// The kinds, as people write them after holdfast revoke.
+const (
+	AnchorKey      AnchorKind = "key"      // fingerprint of a public key
+	AnchorIdentity AnchorKind = "identity" // keyless subject, name of a signer, principal
+	AnchorDigest   AnchorKind = "digest"   // of an artifact: "sha256:…"
+	AnchorCommit   AnchorKind = "commit"   // commit id
+	AnchorPolicy   AnchorKind = "policy"   // digest of a set of policies
+)
+
+// AnchorKinds lists every kind.
+var AnchorKinds = []AnchorKind{AnchorKey, AnchorIdentity, AnchorDigest, AnchorCommit, AnchorPolicy}
+
+// Anchor is one thing that a judgement rests on, and that a person may revoke.
+//
+// A key is named by "SHA256:" and the unpadded base64 of the SHA-256 of its SSH
+// wire format (ssh-keygen -l) if it is an SSH key, by the upper-case fingerprint
+// of an OpenPGP primary key, and by "sha256:" and the hex SHA-256 of its PKIX
+// DER encoding otherwise.
+type Anchor struct {
+	Kind  AnchorKind `json:"kind"`
+	Value string     `json:"value"`
+}
+
+// String returns "kind value".
+func (a Anchor) String() string { return string(a.Kind) + " " + a.Value }
+
+// Revocation is trust that a person took away. It has no end.
+type Revocation struct {
+	Anchor
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
+}
+
+// Revocations is the set of what is revoked. It is safe for concurrent use; its
+// zero value is ready, and a nil one holds nothing.
+type Revocations struct {
+	mu   sync.RWMutex
+	list []Revocation
+	by   map[Anchor]int // index in list
+}
+
+// Add revokes. An anchor that is revoked already stays so.
+func (r *Revocations) Add(v Revocation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil {
+		r.by = map[Anchor]int{}
+	}
+	if _, ok := r.by[v.normal()]; ok {
+		return
+	}
+	r.by[v.normal()] = len(r.list)
+	r.list = append(r.list, v)
+}
+
+// normal is the form in which anchors are compared: hex and fingerprints come in
+// either case.
+func (a Anchor) normal() Anchor {
+	switch a.Kind {
+	case AnchorDigest, AnchorCommit, AnchorPolicy:
+		a.Value = strings.ToLower(a.Value)
+	case AnchorKey:
+		if !strings.HasPrefix(a.Value, "SHA256:") { // base64 keeps its case
+			a.Value = strings.ToLower(strings.ReplaceAll(a.Value, " ", ""))
+		}
+	}
+	return a
+}
+
+// Epoch grows with every revocation: what was looked at under a smaller one has
+// to be looked at again.
+func (r *Revocations) Epoch() int {
+	if r == nil {
+		return 0
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.list)
+}
+
+// Check returns an error of kind fault.Denied if one of the anchors is revoked.
+func (r *Revocations) Check(anchors ...Anchor) error {
+	if r == nil {
+		return nil
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, a := range anchors {
+		if i, ok := r.by[a.normal()]; ok {
+			v := r.list[i]
+			return fault.New(fault.Denied, "verify.Revocations", "replace what rests on it: sign anew with another key, or deploy another version",
+				"%s was revoked on %s: %s", v.Anchor, v.Time.Format(time.DateOnly), v.Reason)
+		}
+	}
+	return nil
+}
+
+// List returns what is revoked, oldest first.
+func (r *Revocations) List() []Revocation {
+	if r == nil {
+		return nil
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return append([]Revocation{}, r.list...)
+}
