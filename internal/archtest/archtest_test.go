@@ -39,8 +39,8 @@ var allowed = map[string]string{
 	"policy/library":      "internal/fault",
 	"policy/gate":         "policy verify targets/plan ledger internal/fault",
 	"targets":             "sources verify targets/plan policy/gate",
-	"targets/kubernetes":  "targets targets/plan policy/gate sources verify internal/fault internal/mask",
-	"targets/terraform":   "targets targets/plan policy/gate sources verify internal/fault internal/mask",
+	"targets/kubernetes":  "targets targets/plan policy/gate sources verify internal/daemon internal/fault internal/mask",
+	"targets/terraform":   "targets targets/plan policy/gate sources verify internal/daemon internal/fault internal/mask",
 	"targets/targetstest": "targets targets/plan policy policy/gate sources verify ledger internal/fault",
 
 	"drift":       "targets targets/plan sources",
@@ -48,15 +48,22 @@ var allowed = map[string]string{
 	"ledger/fsck": "",
 	"reconciler":  "sources verify policy policy/gate targets targets/plan drift ledger internal/fault",
 
+	"internal/daemon":   "",
 	"internal/fault":    "",
 	"internal/mask":     "",
 	"internal/config":   "internal/fault targets/plan",
+	"internal/sandbox":  "internal/fault",
 	"internal/archtest": "",
+	"internal/image":    "",
 	"internal/testenv":  "",
 	"internal/world":    "internal/testenv verify/verifytest reconciler targets/terraform",
 	"internal/demo":     "internal/testenv internal/world examples reconciler",
 	"internal/bench":    "internal/testenv internal/world internal/mask reconciler sources targets/terraform",
+	"internal/notify":   "internal/fault",
+	"internal/forge":    "internal/fault",
 	"examples":          "",
+
+	"internal/telemetry": "ledger internal/fault",
 }
 
 // testOnly may be imported by tests of any package.
