@@ -1,0 +1,448 @@
+// Package daemon owns what is Holdfast's own in a cluster: its namespace, service
+// account, permissions, admission policies, API group, labels and annotations. It
+// guarantees that every target judges an object by the same rules, whatever tool
+// would write it, and that what cannot be read counts as touched rather than not.
+// It refuses, through [Identity.Touches], each object with which a stack would
+// reach any of these; it reads no cluster and writes nothing.
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// domain is where Holdfast's own labels, annotations and API groups are.
+const domain = "holdfast.dev"
+
+// Identity is what Holdfast is in one cluster.
+type Identity struct {
+	Namespace string // its own; everything in it is protected
+	// User is who it is to the API server, "system:serviceaccount:NS:NAME" in a
+	// cluster. Every service account of Namespace is protected as well.
+	User string
+}
+
+// Object is one object that a stack would write, adopt or delete.
+type Object struct {
+	schema.GroupKind
+	Namespace, Name string
+	Content         map[string]any // nil: nothing but its name is known
+	// Given are Holdfast's own labels and annotations that are there by right.
+	Given map[string]string
+	// Live objects carry whatever marks they carry: nobody asks for them.
+	Live bool
+}
+
+// rule is one thing that is protected. touches says how o would touch it, or "".
+type rule struct {
+	name    string
+	hint    string
+	touches func(id Identity, o Object) string
+}
+
+const leaveAlone = "no stack may change what Holdfast itself runs with"
+
+// rules are all of them; the first that applies is the one that is told.
+var rules = []rule{
+	{"namespace", "keep out of Holdfast's namespace", Identity.inOwnNamespace},
+	{"name", leaveAlone, Identity.hasOwnName},
+	{"subject", leaveAlone, Identity.bindsOwnAccount},
+	{"role reference", leaveAlone, Identity.bindsOwnRole},
+	{"resource names", leaveAlone, Identity.namesOwnObjects},
+	{"API group", leaveAlone, Identity.inOwnGroup},
+	{"mark", "remove it", Identity.hasOwnMark},
+	{"selector", leaveAlone, Identity.selectsOwnMark},
+	{"service", leaveAlone, Identity.callsOwnService},
+	{"admission", "", Identity.interceptsOwnObjects},
+	{"API service", "leave the API server's own groups alone", Identity.replacesBuiltinGroup},
+	{"volume", leaveAlone, Identity.claimsOwnVolume},
+}
+
+// Touches says what of Holdfast's own o would touch, and what to do instead, or "".
+func (id Identity) Touches(o Object) (hint, why string) { return id.touches(o, rules) }
+
+func (id Identity) touches(o Object, rules []rule) (hint, why string) {
+	for _, r := range rules {
+		if why = r.touches(id, o); why == "" {
+			continue
+		}
+		if hint = r.hint; hint == "" {
+			hint = fmt.Sprintf("leave Holdfast's namespace out: namespaceSelector: {matchExpressions: [{key: %s, operator: NotIn, values: [%s]}]}",
+				namespaceNameLabel, id.Namespace)
+		}
+		return hint, why
+	}
+	return "", ""
+}
+
+func (id Identity) inOwnNamespace(o Object) string {
+	own := id.Namespace
+	if o.Namespace == own || (o.GroupKind == namespaceKind && o.Name == own) {
+		return own + " is Holdfast's own namespace"
+	}
+	return ""
+}
+
+func isRBAC(gk schema.GroupKind) bool { return gk.Group == "rbac.authorization.k8s.io" }
+
+func isAdmission(gk schema.GroupKind) bool { return gk.Group == "admissionregistration.k8s.io" }
+
+// reserved reports whether a name is, or starts with, "holdfast".
+func reserved(name string) bool {
+	first := strings.FieldsFunc(name, func(r rune) bool { return strings.ContainsRune("-.:", r) })
+	return len(first) > 0 && strings.EqualFold(first[0], "holdfast")
+}
+
+func (id Identity) hasOwnName(o Object) string {
+	if !isRBAC(o.GroupKind) && !isAdmission(o.GroupKind) {
+		return ""
+	}
+	const why = "the name is reserved for Holdfast's own permissions and admission policies"
+	if reserved(o.Name) {
+		return why
+	}
+	for _, w := range listAt(o.Content, "webhooks") {
+		if name, _ := w["name"].(string); reserved(name) {
+			return "the webhook " + name + ": " + why
+		}
+	}
+	if policy, _, _ := unstructured.NestedString(o.Content, "spec", "policyName"); isAdmission(o.GroupKind) && reserved(policy) {
+		return "it binds the admission policy " + policy + ", which is reserved for Holdfast"
+	}
+	return ""
+}
+
+// account splits "system:serviceaccount:NS:NAME".
+func account(user string) (namespace, name string, ok bool) {
+	rest, ok := strings.CutPrefix(user, "system:serviceaccount:")
+	if !ok {
+		return "", "", false
+	}
+	namespace, name, ok = strings.Cut(rest, ":")
+	return namespace, name, ok
+}
+
+func (id Identity) bindsOwnAccount(o Object) string {
+	if !isRBAC(o.GroupKind) {
+		return ""
+	}
+	const why = "it grants permissions to Holdfast's own service account"
+	ns, name, isAccount := account(id.User)
+	for _, sub := range listAt(o.Content, "subjects") {
+		who, _ := sub["name"].(string)
+		switch sub["kind"] {
+		case "ServiceAccount":
+			at, _ := sub["namespace"].(string)
+			if at == "" { // the API server refuses it; nothing is left to that
+				at = o.Namespace
+			}
+			if at == id.Namespace || isAccount && at == ns && who == name {
+				return why
+			}
+		case "Group":
+			if who == "system:serviceaccounts:"+id.Namespace {
+				return why
+			}
+		default:
+			at, _, ok := account(who)
+			if (ok && at == id.Namespace) || (who != "" && who == id.User) {
+				return why
+			}
+		}
+	}
+	return ""
+}
+
+func (id Identity) bindsOwnRole(o Object) string {
+	if role, _, _ := unstructured.NestedString(o.Content, "roleRef", "name"); isRBAC(o.GroupKind) && reserved(role) {
+		return "it gives Holdfast's own role " + role + " to somebody else"
+	}
+	return ""
+}
+
+func (id Identity) namesOwnObjects(o Object) string {
+	if !isRBAC(o.GroupKind) {
+		return ""
+	}
+	_, own, _ := account(id.User)
+	for _, rule := range listAt(o.Content, "rules") {
+		accounts := slices.ContainsFunc(stringsAt(rule, "resources"), func(r string) bool {
+			return r == "*" || r == "serviceaccounts" || strings.HasPrefix(r, "serviceaccounts/")
+		})
+		for _, name := range stringsAt(rule, "resourceNames") {
+			switch {
+			case reserved(name), name == id.Namespace, name == id.User && name != "", own != "" && name == own && accounts:
+				return "it names Holdfast's own object " + name
+			}
+		}
+	}
+	return ""
+}
+
+func inOwnDomain(s string) bool { return s == domain || strings.HasSuffix(s, "."+domain) }
+
+func (id Identity) inOwnGroup(o Object) string {
+	group, _, _ := unstructured.NestedString(o.Content, "spec", "group")
+	_, defined, _ := strings.Cut(o.Name, ".")
+	if inOwnDomain(o.Group) || (o.GroupKind == crdKind && (inOwnDomain(group) || inOwnDomain(defined))) {
+		return "the API group " + domain + " is Holdfast's own"
+	}
+	return ""
+}
+
+// ownKey reports whether a label or annotation is Holdfast's own.
+func ownKey(key string) bool {
+	prefix, _, ok := strings.Cut(key, "/")
+	return ok && inOwnDomain(prefix)
+}
+
+// hasOwnMark looks at the metadata of the object and of every template in it:
+// but for the marks that Holdfast gave to it, none of its labels and annotations
+// may be there.
+func (id Identity) hasOwnMark(o Object) string {
+	if o.Live {
+		return ""
+	}
+	meta, _ := o.Content["metadata"].(map[string]any)
+	if key := Mark(meta, o.Given); key != "" {
+		return key + " is Holdfast's own"
+	}
+	for k, v := range o.Content {
+		if k == "metadata" {
+			continue
+		}
+		if key := nestedMark(v, 0); key != "" {
+			return key + " is Holdfast's own, in a template too"
+		}
+	}
+	return ""
+}
+
+// Mark returns the first label or annotation in an object's metadata that is
+// Holdfast's own and does not have the value in given, or "".
+func Mark(meta map[string]any, given map[string]string) string {
+	var found []string
+	for _, field := range []string{"labels", "annotations"} {
+		m, _ := meta[field].(map[string]any)
+		for key, v := range m {
+			if want, ok := given[key]; ownKey(key) && (!ok || v != want) {
+				found = append(found, key)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return slices.Min(found)
+}
+
+// nestedMark looks for Holdfast's own marks in the templates within v.
+func nestedMark(v any, depth int) string {
+	if depth > maxDepth {
+		return ""
+	}
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			if key := nestedMark(e, depth+1); key != "" {
+				return key
+			}
+		}
+	case map[string]any:
+		if meta, ok := v["metadata"].(map[string]any); ok {
+			if key := Mark(meta, nil); key != "" {
+				return key
+			}
+		}
+		for _, e := range v {
+			if key := nestedMark(e, depth+1); key != "" {
+				return key
+			}
+		}
+	}
+	return ""
+}
+
+// selectsOwnMark refuses cluster roles that gather Holdfast's own.
+func (id Identity) selectsOwnMark(o Object) string {
+	for _, selector := range listAt(o.Content, "aggregationRule", "clusterRoleSelectors") {
+		for _, key := range selectorKeys(selector) {
+			if isRBAC(o.GroupKind) && ownKey(key) {
+				return "it aggregates Holdfast's own roles by " + key
+			}
+		}
+	}
+	return ""
+}
+
+func selectorKeys(selector map[string]any) []string {
+	var keys []string
+	match, _ := selector["matchLabels"].(map[string]any)
+	for k := range match {
+		keys = append(keys, k)
+	}
+	for _, e := range listAt(selector, "matchExpressions") {
+		if k, ok := e["key"].(string); ok {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// callsOwnService refuses what makes the API server call a service in
+// Holdfast's namespace: webhooks, conversion webhooks and API services.
+func (id Identity) callsOwnService(o Object) string {
+	var services []map[string]any
+	at := func(m map[string]any, path ...string) {
+		if svc, ok, err := unstructured.NestedMap(m, path...); ok && err == nil {
+			services = append(services, svc)
+		}
+	}
+	switch {
+	case isAdmission(o.GroupKind):
+		for _, w := range listAt(o.Content, "webhooks") {
+			at(w, "clientConfig", "service")
+		}
+	case o.GroupKind == crdKind:
+		at(o.Content, "spec", "conversion", "webhook", "clientConfig", "service")
+	case o.GroupKind == apiServiceKind:
+		at(o.Content, "spec", "service")
+	}
+	for _, svc := range services {
+		if svc["namespace"] == id.Namespace {
+			return "it calls a service in " + id.Namespace + ", Holdfast's own namespace"
+		}
+	}
+	return ""
+}
+
+// namespaceNameLabel is set by the API server on every namespace.
+const namespaceNameLabel = "kubernetes.io/metadata.name"
+
+// interceptsOwnObjects refuses admission webhooks and policies that could alter
+// or hold up what Holdfast's own namespace holds. A selector is judged by the
+// labels that the namespace and the objects there are known to have.
+func (id Identity) interceptsOwnObjects(o Object) string {
+	if !isAdmission(o.GroupKind) {
+		return ""
+	}
+	for _, w := range listAt(o.Content, "webhooks") {
+		if id.intercepts(w, "rules") {
+			return fmt.Sprintf("the webhook %v intercepts objects in %s, Holdfast's own namespace", w["name"], id.Namespace)
+		}
+	}
+	if match, ok, _ := unstructured.NestedMap(o.Content, "spec", "matchConstraints"); ok && id.intercepts(match, "resourceRules") {
+		return "the policy judges objects in " + id.Namespace + ", Holdfast's own namespace"
+	}
+	return ""
+}
+
+func (id Identity) intercepts(m map[string]any, list string) bool {
+	covers := slices.ContainsFunc(listAt(m, list), func(rule map[string]any) bool {
+		ofOurs := slices.ContainsFunc(stringsAt(rule, "apiGroups"), func(g string) bool { return g == "*" || slices.Contains(ownGroups, g) })
+		inNamespace := slices.ContainsFunc(stringsAt(rule, "resources"), func(r string) bool {
+			r, _, _ = strings.Cut(r, "/")
+			return !slices.Contains(clusterResources, r)
+		})
+		return ofOurs && inNamespace && rule["scope"] != "Cluster"
+	})
+	return covers && selects(m["namespaceSelector"], labels.Set{namespaceNameLabel: id.Namespace}) &&
+		selects(m["objectSelector"], labels.Set{"app.kubernetes.io/name": "holdfast", "app.kubernetes.io/managed-by": "holdfast"})
+}
+
+var (
+	// ownGroups are the API groups of what Holdfast's namespace holds: its pods,
+	// inventories, accounts, roles, leases and events.
+	ownGroups        = []string{"", "apps", "batch", "coordination.k8s.io", "events.k8s.io", "rbac.authorization.k8s.io"}
+	clusterResources = []string{"namespaces", "nodes", "persistentvolumes", "componentstatuses", "clusterroles", "clusterrolebindings"}
+)
+
+// selects reports whether a label selector matches. One that is absent or
+// cannot be read matches everything.
+func selects(selector any, set labels.Set) bool {
+	if selector == nil {
+		return true
+	}
+	b, err := json.Marshal(selector)
+	if err != nil {
+		return true
+	}
+	var ls metav1.LabelSelector
+	if json.Unmarshal(b, &ls) != nil {
+		return true
+	}
+	sel, err := metav1.LabelSelectorAsSelector(&ls)
+	return err != nil || sel.Matches(set)
+}
+
+var (
+	namespaceKind = schema.GroupKind{Kind: "Namespace"}
+	crdKind       = schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}
+)
+
+// maxDepth bounds how deep templates are looked for.
+const maxDepth = 320
+
+var apiServiceKind = schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}
+
+func (id Identity) replacesBuiltinGroup(o Object) string {
+	if o.GroupKind != apiServiceKind || o.Content == nil {
+		return ""
+	}
+	if group, _, _ := unstructured.NestedString(o.Content, "spec", "group"); Builtin(group) || inOwnDomain(group) {
+		return fmt.Sprintf("it puts another server in the place of the API group %q, which Holdfast relies on", group)
+	}
+	return ""
+}
+
+func (id Identity) claimsOwnVolume(o Object) string {
+	ns, _, _ := unstructured.NestedString(o.Content, "spec", "claimRef", "namespace")
+	if o.Kind == "PersistentVolume" && o.Group == "" && ns == id.Namespace {
+		return "it is a volume of Holdfast's own namespace"
+	}
+	return ""
+}
+
+// listAt returns the maps in the list at path.
+func listAt(m map[string]any, path ...string) []map[string]any {
+	v, _, _ := unstructured.NestedFieldNoCopy(m, path...)
+	list, _ := v.([]any)
+	var out []map[string]any
+	for _, e := range list {
+		if o, ok := e.(map[string]any); ok {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// stringsAt returns the texts in the list at a field.
+func stringsAt(m map[string]any, field string) []string {
+	list, _ := m[field].([]any)
+	var out []string
+	for _, e := range list {
+		if s, ok := e.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Builtin reports whether the API server itself serves an API group.
+func Builtin(group string) bool { return slices.Contains(builtinGroups, group) }
+
+var builtinGroups = []string{
+	"", "apps", "autoscaling", "batch", "extensions", "policy",
+	"admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "authentication.k8s.io",
+	"authorization.k8s.io", "certificates.k8s.io", "coordination.k8s.io", "discovery.k8s.io", "events.k8s.io",
+	"flowcontrol.apiserver.k8s.io", "imagepolicy.k8s.io", "internal.apiserver.k8s.io", "lifecycle.k8s.io", "networking.k8s.io", "node.k8s.io",
+	"rbac.authorization.k8s.io", "resource.k8s.io", "scheduling.k8s.io", "storage.k8s.io", "storagemigration.k8s.io",
+}
