@@ -1,0 +1,4 @@
+// Command small does nothing, statically linked.
+package main
+
+func main() {}
