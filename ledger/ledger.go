@@ -603,6 +603,34 @@ func (l *Ledger) Orders(ctx context.Context) ([]Numbered, error) {
 	return slices.Clone(l.state.orders), nil
 }
 
+// Contains checks that the log goes on from a checkpoint that it signed before
+// and that was kept elsewhere. Otherwise the log was lost, restored from an
+// older copy, or is another one; the error is of kind fault.Denied.
+func (l *Ledger) Contains(_ context.Context, checkpoint []byte) error {
+	const op = "ledger.Contains"
+	lost := func(err error) error {
+		return fault.New(fault.Denied, op, "restore the newest copy of the state directory", "the ledger here is not the one that signed what is known elsewhere: %w", err)
+	}
+	want, err := parseCheckpoint(checkpoint, l.verifier)
+	if err != nil {
+		return lost(err)
+	}
+	t, err := l.store.state()
+	if err != nil {
+		return diskFault(op, err)
+	}
+	if err := l.store.contains(t, want); err != nil {
+		return lost(err)
+	}
+	return nil
+}
+
+// Origin names this log among all others: its name and the hash of its key, as
+// verifier keys begin (C2SP signed-note).
+func (l *Ledger) Origin() string {
+	return fmt.Sprintf("%s+%08x", l.verifier.Name(), l.verifier.KeyHash())
+}
+
 // Last returns the time of the newest entry, zero in an empty ledger. No clock
 // is believed that is behind it (invariant 13).
 func (l *Ledger) Last() time.Time {

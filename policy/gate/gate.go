@@ -66,8 +66,12 @@ type Request struct {
 	Artifacts []verify.Subject
 	Report    verify.Report
 	// Rendered and Planned are the two judgements. Both are required.
+	// A removal has nothing rendered to judge, so Rendered is left out.
 	Rendered policy.Decision
 	Planned  policy.Decision
+	// Removal says that the plan ends a whole stack, which asked for that while
+	// it could. It may hold nothing but deletes and releases.
+	Removal bool
 }
 
 // Limits bound what one plan may do.
@@ -75,9 +79,15 @@ type Limits struct {
 	// MaxDeletes is how many objects one plan may delete or replace; 0 is no
 	// limit on the number.
 	MaxDeletes int
+	// MaxDeleteShare is which share of a stack one plan may delete or replace, in
+	// percent, where that is more than [fewDeletes] objects; 0 is no limit.
+	MaxDeleteShare int
 	// AllowEmpty permits a plan that removes everything that a stack owns.
 	AllowEmpty bool
 }
+
+// fewDeletes is up to how many objects a plan may remove whatever their share is.
+const fewDeletes = 3
 
 // Gate admits plans.
 type Gate struct {
@@ -149,11 +159,19 @@ func (g *Gate) judge(r Request, sum digest.Digest) error {
 			return fault.New(fault.Denied, op, "", "%s: no verified evidence", a.Pinned())
 		}
 	}
-	for _, d := range []struct {
+	type judgement struct {
 		stage policy.Stage
 		of    digest.Digest
 		d     policy.Decision
-	}{{policy.StageRendered, p.Rendered, r.Rendered}, {policy.StagePlan, sum, r.Planned}} {
+	}
+	needed := []judgement{{policy.StageRendered, p.Rendered, r.Rendered}, {policy.StagePlan, sum, r.Planned}}
+	if r.Removal {
+		if n := p.Count(plan.Delete, plan.Release); n != len(p.Changes) || p.Keeps != 0 {
+			return fault.New(fault.Internal, op, "", "the removal does something else than removing")
+		}
+		needed = needed[1:]
+	}
+	for _, d := range needed {
 		switch {
 		case d.d.Stage != d.stage || d.d.Of != d.of:
 			return fault.New(fault.Denied, op, "", "the %s decision is about something else (%s, want %s)", d.stage, d.d.Of, d.of)
@@ -166,6 +184,14 @@ func (g *Gate) judge(r Request, sum digest.Digest) error {
 		return fault.New(fault.Waiting, op,
 			"remove fewer objects in one commit, or raise limits.maxDeletes in the operator's file",
 			"the plan removes %d objects, the limit is %d", removes, g.limits.MaxDeletes)
+	}
+	if r.Removal {
+		return nil
+	}
+	if share := g.limits.MaxDeleteShare; share > 0 && removes > fewDeletes && removes*100 > share*(p.Keeps+removes) {
+		return fault.New(fault.Waiting, op,
+			"check that the stack's folder is what you meant; remove fewer objects in one commit, or raise limits.maxDeleteShare in the operator's file",
+			"the plan removes %d of %d objects, the limit is %d percent", removes, p.Keeps+removes, share)
 	}
 	if !g.limits.AllowEmpty && removes > 0 && p.Keeps == 0 {
 		return fault.New(fault.Waiting, op, "check that the stack's folder is what you meant",

@@ -221,3 +221,79 @@ func TestStandJudges(t *testing.T) {
 		t.Error("what could not be admitted stands")
 	}
 }
+
+// removing is a good request whose plan deletes some objects and keeps others.
+func removing(deletes, keeps int) Request {
+	r := good()
+	r.Plan.Changes, r.Plan.Keeps = nil, keeps
+	for i := range deletes {
+		r.Plan.Changes = append(r.Plan.Changes, plan.Change{ID: plan.ObjectID{Kind: "ConfigMap", Name: strings.Repeat("x", i+1)}, Action: plan.Delete})
+	}
+	return seal(r)
+}
+
+func TestAdmitHoldsLargeShares(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		deletes, keeps, share int
+		held                  bool
+	}{
+		{3, 1, 50, false}, // few
+		{4, 4, 50, false}, // exactly the share
+		{4, 3, 50, true},
+		{40, 60, 50, false},
+		{60, 40, 50, true},
+		{60, 40, 0, false}, // no limit
+		{60, 40, 100, false},
+	} {
+		_, err := New(&memory{}, Limits{MaxDeleteShare: c.share}).Admit(t.Context(), removing(c.deletes, c.keeps))
+		if held := fault.KindOf(err) == fault.Waiting && err != nil; held != c.held {
+			t.Errorf("%d of %d with a limit of %d %%: %v", c.deletes, c.deletes+c.keeps, c.share, err)
+		}
+	}
+}
+
+func TestAdmitRemoval(t *testing.T) {
+	t.Parallel()
+	removal := func(change func(*Request)) error {
+		r := removing(5, 0)
+		r.Removal, r.Rendered = true, policy.Decision{}
+		if change != nil {
+			change(&r)
+		}
+		_, err := New(&memory{}, Limits{MaxDeletes: 10, MaxDeleteShare: 50}).Admit(t.Context(), r)
+		return err
+	}
+	if err := removal(nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Request){
+		"not asked for": func(r *Request) { r.Removal = false },
+		"it creates something": func(r *Request) {
+			r.Plan.Changes = append(r.Plan.Changes, plan.Change{ID: web, Action: plan.Create})
+			r.Planned.Of = r.Plan.Digest()
+		},
+		"it keeps something":     func(r *Request) { r.Plan.Keeps = 1; r.Planned.Of = r.Plan.Digest() },
+		"policy refuses it":      func(r *Request) { r.Planned.Results = []policy.Result{{Level: policy.Deny}} },
+		"nobody authorised it":   func(r *Request) { r.Commit.Checks = nil },
+		"it is larger than ever": func(r *Request) { *r = removing(11, 0); r.Removal = true },
+	} {
+		if removal(change) == nil {
+			t.Errorf("%s: admitted", name)
+		}
+	}
+}
+
+// A plan that only lets go of objects removes nothing, and is no restoring either.
+func TestRestoreRefusesRelease(t *testing.T) {
+	t.Parallel()
+	g := New(&memory{}, Limits{})
+	r := good()
+	if err := g.Stand(r, map[plan.ObjectID]digest.Digest{web: digest.FromString("web")}); err != nil {
+		t.Fatal(err)
+	}
+	r.Plan.Changes[0].Action = plan.Release
+	if _, err := g.Restore(t.Context(), r.Plan); fault.KindOf(err) != fault.Denied || err == nil {
+		t.Errorf("got %v", err)
+	}
+}
