@@ -15,7 +15,7 @@ FUZZTIME    ?= 20s
 BENCH       ?= 100,500
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race fuzz bench lint tools clean
+.PHONY: help build image install demo test test-race fuzz bench lint docs tools clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,30 @@ help: ## show this list
 build: ## build bin/holdfast
 	@echo "build: bin/holdfast (a few minutes the first time: its libraries are large)"
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+# The same commit gives the same digest: nothing in the image depends on when, where
+# or by whom it was built. PLATFORMS="linux/amd64 linux/arm64" builds for both, and
+# PUSH=registry.example.com/holdfast/holdfast:1.0 pushes as well.
+IMAGE       ?= dist/holdfast-image.tar
+PLATFORMS   ?= linux/$(shell $(GO) env GOARCH)
+REVISION    := $(shell git rev-parse HEAD 2>/dev/null)
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+image: ## build the container image without Docker, as an OCI archive; print its digest
+	@set -e; for p in $(PLATFORMS); do \
+	  echo "image: building for $$p" >&2; \
+	  GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS) -buildid=' -o dist/$$p/holdfast ./cmd/holdfast; \
+	  binaries="$$binaries -binary $$p=dist/$$p/holdfast"; \
+	done; \
+	$(GO) run ./internal/image $$binaries -version $(VERSION) -revision '$(REVISION)' -date $(SOURCE_DATE_EPOCH) -o $(IMAGE) -push '$(PUSH)'
+
+# Installs for systemd below DESTDIR; see docs/getting-started.md. The operator's file is yours to write.
+install: ## install the built binary and the systemd unit (as root, or with DESTDIR=)
+	@test -x bin/holdfast || { echo "install: run make build first" >&2; exit 1; }
+	@install -D -m 0755 bin/holdfast $(DESTDIR)/usr/local/bin/holdfast
+	@install -D -m 0644 deploy/holdfast.service $(DESTDIR)/etc/systemd/system/holdfast.service
+	@install -D -m 0644 deploy/holdfast.sysusers $(DESTDIR)/usr/lib/sysusers.d/holdfast.conf
+	@install -D -m 0644 deploy/holdfast.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/holdfast.conf
 
 demo: tools build ## set everything up on loopback and tell the whole story
 	@bin/holdfast demo
@@ -46,11 +70,15 @@ bench: tools build ## measure on the real control plane, beside the floor; BENCH
 lint: $(TOOLS)/golangci-lint ## run the linters of .golangci.yml
 	@$(TOOLS)/golangci-lint run --timeout 15m $(PACKAGES)
 
+docs: build ## write docs/reference from the types of the configuration
+	@mkdir -p docs/reference
+	@for f in operator stack; do bin/holdfast check --reference $$f > docs/reference/$$f.md || exit 1; done
+
 # --- what the demo and the tests run against ---------------------------------
 
-TOOL_NAMES := controlplane kwok terraform-provider-local terraform-provider-time tofu conftest
+TOOL_NAMES := controlplane kwok terraform-provider-local terraform-provider-time tofu conftest prometheus promtool
 
-tools: $(addprefix $(TOOLS)/,$(TOOL_NAMES)) ## build the control plane, OpenTofu, providers, conftest (once, some minutes)
+tools: $(addprefix $(TOOLS)/,$(TOOL_NAMES)) ## build the control plane, OpenTofu, providers, conftest, Prometheus (once, some minutes)
 
 controlplane_PKG             := .
 kwok_PKG                     := sigs.k8s.io/kwok/cmd/kwok
@@ -58,6 +86,10 @@ terraform-provider-local_PKG := ./local
 terraform-provider-time_PKG  := github.com/hashicorp/terraform-provider-time
 tofu_PKG                     := github.com/opentofu/opentofu/cmd/tofu
 conftest_PKG                 := github.com/open-policy-agent/conftest
+prometheus_PKG               := github.com/prometheus/prometheus/cmd/prometheus
+prometheus_TAGS              := remove_all_sd
+promtool_PKG                 := github.com/prometheus/prometheus/cmd/promtool
+promtool_TAGS                := remove_all_sd
 golangci-lint_PKG            := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 $(TOOLS)/controlplane: hack/controlplane/go.mod hack/controlplane/go.sum $(wildcard hack/controlplane/*.go)
@@ -66,6 +98,7 @@ $(TOOLS)/terraform-provider-local: hack/providers/go.mod hack/providers/go.sum h
 $(TOOLS)/terraform-provider-time: hack/providers/go.mod hack/providers/go.sum
 $(TOOLS)/tofu: hack/tofu/go.mod hack/tofu/go.sum
 $(TOOLS)/conftest: hack/conftest/go.mod hack/conftest/go.sum
+$(TOOLS)/prometheus $(TOOLS)/promtool: hack/prometheus/go.mod hack/prometheus/go.sum
 $(TOOLS)/golangci-lint: hack/lint/go.mod hack/lint/go.sum
 
 # A tool is built again when the content of its module changed, not when a clone
@@ -75,7 +108,7 @@ $(TOOLS)/%:
 	@sum=$$(cat $^ | git hash-object --stdin); stamp=$(TOOLS)/.stamps/$*-$$sum; \
 	if [ -x $@ ] && [ -e $$stamp ]; then touch $@; else \
 	  start=$$(date +%s); echo "tools: building $* ..."; \
-	  (cd $(dir $<) && $(GO) build -trimpath -ldflags='-s -w' -o $@.new $($*_PKG)) && mv $@.new $@ && touch $$stamp && \
+	  (cd $(dir $<) && $(GO) build -trimpath -tags='$($*_TAGS)' -ldflags='-s -w' -o $@.new $($*_PKG)) && mv $@.new $@ && touch $$stamp && \
 	  echo "tools: built $* in $$(( $$(date +%s) - start )) s"; fi
 
 clean: ## remove what was built here; the tools in $(TOOLS) stay

@@ -2,15 +2,17 @@
 // what was granted: is it ignored, reported or reverted, and since when is it
 // known.
 //
-// It guarantees that an ignore rule ends on its date and covers fields of a
-// modified object only: an object that is missing, or one that is still there
-// though nothing declares it, is always reported. It refuses to write: a revert
+// It guarantees that an ignore rule ends on its date and covers fields that we
+// own in a modified object only: an object that is missing, one that is still
+// there though nothing declares it, a field that somebody else added, and a new
+// image in a pod specification are always reported. It refuses to write: a revert
 // goes through the gate and the target.
 package drift
 
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -85,6 +87,9 @@ func (r Rules) Judge(f targets.Finding, now time.Time) Verdict {
 		return v
 	}
 	v.Finding.Fields = slices.DeleteFunc(slices.Clone(f.Fields), func(field plan.Field) bool {
+		if field.Foreign || bringsImage(field) {
+			return false
+		}
 		ig, ok := r.rule(f.ID, field.Path, now)
 		if ok && !slices.Contains(v.Reasons, ig.Reason) {
 			v.Reasons = append(v.Reasons, ig.Reason)
@@ -95,6 +100,51 @@ func (r Rules) Judge(f targets.Finding, now time.Time) Verdict {
 		v.Action = Ignored
 	}
 	return v
+}
+
+// podLists are the lists of a pod specification whose elements have an image.
+var podLists = []string{"containers", "initContainers", "ephemeralContainers", "volumes"}
+
+// bringsImage reports whether the live value of a field is, or holds, an image of
+// a pod specification. Of a value that is too long to be shown nothing is known:
+// it counts as one that does.
+func bringsImage(f plan.Field) bool {
+	if f.From == "" {
+		return false
+	}
+	at := strings.Split(f.Path, "/")
+	inList := false
+	for i, segment := range at {
+		list := slices.Contains(podLists, segment)
+		if list && i+2 < len(at) && at[i+2] == "image" {
+			return true
+		}
+		inList = inList || list
+	}
+	if f.From[0] != '{' && f.From[0] != '[' {
+		return false
+	}
+	var value any
+	if json.Unmarshal([]byte(f.From), &value) != nil {
+		return true
+	}
+	return holdsImage(value, inList)
+}
+
+// holdsImage reports whether an image stands in v. inList says that v is within
+// a list of containers or volumes.
+func holdsImage(v any, inList bool) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			if (inList && k == "image") || holdsImage(e, inList || slices.Contains(podLists, k)) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, func(e any) bool { return holdsImage(e, inList) })
+	}
+	return false
 }
 
 // Ignores reports whether a rule covers one field of an object at time now.
@@ -121,12 +171,14 @@ func FromPlan(p plan.Plan, now time.Time) []targets.Finding {
 		if f.Since.IsZero() {
 			f.Since = now
 		}
-		switch c.Action {
-		case plan.Create:
+		switch {
+		case c.Action == plan.Create:
 			f.Class = targets.Missing
 			f.Fields = nil
-		case plan.Delete:
+		case c.Action == plan.Delete:
 			f.Class = targets.Extra
+		case c.Foreign():
+			f.Class = targets.Foreign
 		}
 		out = append(out, f)
 	}

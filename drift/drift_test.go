@@ -16,6 +16,15 @@ var (
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	replicas := plan.Field{Path: "/spec/replicas", From: "5", To: "2"}
+	foreign := plan.Field{Path: "/spec/template/spec/hostPID", From: "true", Foreign: true}
+	everything := Ignore{Kind: "Deployment", Path: "/spec", Until: now.Add(time.Hour), Reason: "hush"}
+	command := plan.Field{Path: "/spec/template/spec/containers/0/command", From: `["sh"]`, To: `["serve"]`}
+	sidecar := plan.Field{Path: "/spec/template/spec/containers/1", From: `{"image":"evil","name":"x"}`}
+	template := plan.Field{Path: "/spec/template", From: `{"spec":{"initContainers":[{"image":"evil"}]}}`}
+	volume := plan.Field{Path: "/spec/template/spec/volumes/0/image/reference", From: `"evil"`, To: `"good"`}
+	long := plan.Field{Path: "/spec/template/spec/affinity", From: `{"a":"bbbb… (9999 bytes)`}
+	noImage := plan.Field{Path: "/spec/template/spec/volumes/0", From: `{"name":"x","emptyDir":{}}`}
+	gone := plan.Field{Path: "/spec/template/spec/containers/1", To: `{"image":"ours"}`}
 	image := plan.Field{Path: "/spec/template/spec/containers/0/image", From: `"a"`, To: `"b"`}
 	hpa := Ignore{Kind: "Deployment", Path: "/spec/replicas", Until: now.Add(time.Hour), Reason: "HPA owns it"}
 	modified := func(fields ...plan.Field) targets.Finding {
@@ -27,18 +36,30 @@ func TestJudge(t *testing.T) {
 		action Action
 		fields int
 	}{
-		"report":                    {Rules{Mode: Report}, modified(image), Reported, 1},
-		"revert":                    {Rules{Mode: Revert}, modified(image), Reverted, 1},
-		"no mode reports":           {Rules{}, modified(image), Reported, 1},
-		"ignored":                   {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, modified(replicas), Ignored, 0},
-		"ignored in part":           {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, modified(replicas, image), Reverted, 1},
-		"missing is never ignored":  {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, targets.Finding{ID: web, Class: targets.Missing}, Reverted, 0},
-		"extra is never reverted":   {Rules{Mode: Revert}, targets.Finding{ID: web, Class: targets.Extra}, Reported, 0},
-		"the rule has ended":        {Rules{Mode: Revert, Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/replicas", Until: now}}}, modified(replicas), Reverted, 1},
-		"another kind":              {Rules{Ignore: []Ignore{{Kind: "StatefulSet", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
-		"another name":              {Rules{Ignore: []Ignore{{Kind: "Deployment", Name: "api", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
-		"kind with group":           {Rules{Ignore: []Ignore{{Kind: "Deployment.apps", Name: "web", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Ignored, 0},
-		"wildcard and below":        {Rules{Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/*/spec", Until: now.Add(1)}}}, modified(image), Ignored, 0},
+		"report":                   {Rules{Mode: Report}, modified(image), Reported, 1},
+		"revert":                   {Rules{Mode: Revert}, modified(image), Reverted, 1},
+		"no mode reports":          {Rules{}, modified(image), Reported, 1},
+		"ignored":                  {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, modified(replicas), Ignored, 0},
+		"ignored in part":          {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, modified(replicas, image), Reverted, 1},
+		"missing is never ignored": {Rules{Mode: Revert, Ignore: []Ignore{hpa}}, targets.Finding{ID: web, Class: targets.Missing}, Reverted, 0},
+		"extra is never reverted":  {Rules{Mode: Revert}, targets.Finding{ID: web, Class: targets.Extra}, Reported, 0},
+		"the rule has ended":       {Rules{Mode: Revert, Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/replicas", Until: now}}}, modified(replicas), Reverted, 1},
+		"another kind":             {Rules{Ignore: []Ignore{{Kind: "StatefulSet", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
+		"another name":             {Rules{Ignore: []Ignore{{Kind: "Deployment", Name: "api", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
+		"kind with group":          {Rules{Ignore: []Ignore{{Kind: "Deployment.apps", Name: "web", Path: "/spec/replicas", Until: now.Add(1)}}}, modified(replicas), Ignored, 0},
+		"wildcard and below":       {Rules{Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/*/spec", Until: now.Add(1)}}}, modified(command), Ignored, 0},
+
+		"a foreign field is never ignored":           {Rules{Ignore: []Ignore{everything}}, modified(replicas, foreign), Reported, 1},
+		"a foreign finding is never ignored":         {Rules{Ignore: []Ignore{everything}}, targets.Finding{ID: web, Class: targets.Foreign, Fields: []plan.Field{foreign}}, Reported, 1},
+		"a foreign finding is reverted":              {Rules{Mode: Revert, Ignore: []Ignore{everything}}, targets.Finding{ID: web, Class: targets.Foreign, Fields: []plan.Field{foreign}}, Reverted, 1},
+		"a new image is never ignored":               {Rules{Mode: Revert, Ignore: []Ignore{everything}}, modified(replicas, image), Reverted, 1},
+		"a container with an image is not either":    {Rules{Ignore: []Ignore{everything}}, modified(sidecar), Reported, 1},
+		"nor a template with an image":               {Rules{Ignore: []Ignore{everything}}, modified(template), Reported, 1},
+		"nor an image volume":                        {Rules{Ignore: []Ignore{everything}}, modified(volume), Reported, 1},
+		"nor what is too long to tell":               {Rules{Ignore: []Ignore{everything}}, modified(long), Reported, 1},
+		"a volume without an image may be ignored":   {Rules{Ignore: []Ignore{everything}}, modified(noImage), Ignored, 0},
+		"a container that is missing may be as well": {Rules{Ignore: []Ignore{everything}}, modified(gone), Ignored, 0},
+
 		"a prefix is not a segment": {Rules{Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/repl", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -48,6 +69,24 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got %s with %d fields, want %s with %d", v.Action, len(v.Finding.Fields), tc.action, tc.fields)
 			}
 		})
+	}
+}
+
+func TestForeignPlan(t *testing.T) {
+	t.Parallel()
+	foreign, own := plan.Field{Path: "/data/a", From: `"x"`, Foreign: true}, plan.Field{Path: "/data/b", From: `"x"`, To: `"y"`}
+	got := FromPlan(plan.Plan{Changes: []plan.Change{
+		{ID: web, Action: plan.Update, Fields: []plan.Field{foreign}},
+		{ID: web, Action: plan.Update, Fields: []plan.Field{foreign, own}},
+		{ID: web, Action: plan.Update, Fields: []plan.Field{own}},
+	}}, now)
+	for i, want := range []targets.FindingClass{targets.Foreign, targets.Modified, targets.Modified} {
+		if got[i].Class != want {
+			t.Errorf("change %d is %s; want %s", i, got[i].Class, want)
+		}
+	}
+	if !got[1].Fields[0].Foreign {
+		t.Error("the foreign field has lost its mark")
 	}
 }
 

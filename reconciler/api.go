@@ -3,17 +3,22 @@ package reconciler
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/verify"
 )
 
 // Overview is the status of everything.
 type Overview struct {
-	Repositories []RepositoryStatus `json:"repositories"`
-	Stacks       []Status           `json:"stacks"`
+	Repositories []RepositoryStatus  `json:"repositories"`
+	Stacks       []Status            `json:"stacks"`
+	Revocations  []verify.Revocation `json:"revocations,omitempty"`
 }
 
 // Status returns what is known, without I/O.
@@ -23,22 +28,83 @@ func (r *Reconciler) Status() Overview {
 		o.Repositories = append(o.Repositories, r.repository(c.Name).snapshotStatus())
 	}
 	for _, s := range r.all() {
-		o.Stacks = append(o.Stacks, s.snapshotStatus())
+		st := s.snapshotStatus()
+		if st.Suspended = r.suspension(s.Name); st.Suspended != nil {
+			st.Phase, st.Message, st.Hint = Suspended, st.Suspended.err().Error(), fault.HintOf(st.Suspended.err())
+		}
+		if rb := r.orders.rolledBack(s.Name); rb != nil {
+			st.RolledBack = &RolledBack{To: rb.To, From: rb.From, Reason: rb.Reason, Since: rb.Since}
+		}
+		o.Stacks = append(o.Stacks, st)
 	}
+	o.Revocations = r.Revocations.List()
 	return o
 }
 
 // Sync takes the newest commit of every repository once. It is for work without
 // a daemon; the errors of the repositories are joined.
 func (r *Reconciler) Sync(ctx context.Context) error {
+	if err := r.TakeUp(ctx); err != nil {
+		return err
+	}
+	return r.look(ctx, "")
+}
+
+// TakeUp takes up what was verified, granted and ordered before, without
+// network. It is for work without a daemon; Run does it itself.
+func (r *Reconciler) TakeUp(ctx context.Context) error {
 	if err := r.closeDangling(ctx); err != nil {
 		return err
 	}
+	if err := r.takeUpOrders(ctx); err != nil {
+		return err
+	}
 	r.resume(ctx)
+	return nil
+}
+
+// look looks at one repository now, or at all.
+func (r *Reconciler) look(ctx context.Context, name string) error {
 	var errs []error
 	for _, c := range r.Repositories {
-		errs = append(errs, r.advance(ctx, r.repository(c.Name)))
+		if name == "" || c.Name == name {
+			repo := r.repository(c.Name)
+			repo.polling.Lock()
+			errs = append(errs, r.tryAdvance(ctx, repo))
+			repo.polling.Unlock()
+		}
 	}
+	return errors.Join(errs...)
+}
+
+// Reconcile looks at the source of a stack now, applies it and waits until it is
+// healthy; without a name it does so for all.
+func (r *Reconciler) Reconcile(ctx context.Context, name string) error {
+	repo := ""
+	if name != "" {
+		s, err := r.named(name)
+		if err != nil {
+			return err
+		}
+		repo = s.repo
+	}
+	errs := []error{r.look(ctx, repo)}
+	var mu sync.Mutex
+	g := new(errgroup.Group)
+	g.SetLimit(r.Workers)
+	for _, s := range r.all() {
+		if name == "" && s.isHeld() || name != "" && s.Name != name {
+			continue
+		}
+		g.Go(func() error {
+			_, err := r.Apply(ctx, s.Name)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+			return nil
+		})
+	}
+	_ = g.Wait() // all errors are collected
 	return errors.Join(errs...)
 }
 
@@ -84,13 +150,20 @@ func (r *Reconciler) Apply(ctx context.Context, name string) (*Proposal, error) 
 	}
 	var p *Proposal
 	err = guarded(s, func() error {
+		if sus := r.suspension(name); sus != nil {
+			return sus.err()
+		}
 		if err := s.refused(); err != nil {
 			return err
 		}
 		if err := r.dependencies(ctx, s); err != nil {
 			return err
 		}
-		p, err = r.deploy(ctx, s, s.desired(), ledger.Applied, nil)
+		for range staleAgain {
+			if p, err = r.deploy(ctx, s, s.desired(), ledger.Applied, nil); !errors.Is(err, targets.ErrStale) {
+				break // the daemon itself may have been at it
+			}
+		}
 		return err
 	})
 	if err == nil {
@@ -102,6 +175,9 @@ func (r *Reconciler) Apply(ctx context.Context, name string) (*Proposal, error) 
 	}
 	return p, err
 }
+
+// staleAgain is how often a command plans anew when the world moved meanwhile.
+const staleAgain = 3
 
 // healthTimeout is how long a command waits for health. What it applied stays
 // applied, and the daemon goes on waiting.

@@ -31,6 +31,7 @@ type Proposal struct {
 	Planned  *policy.Decision `json:"planned,omitempty"`
 
 	rendered  targets.Rendered
+	named     []verify.Subject // what the rendering names, unresolved
 	artifacts []verify.Subject
 	pins      map[string]verify.Subject
 	inputs    map[string]string
@@ -43,6 +44,7 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 		return err
 	}
 	if s.unchanged() {
+		s.standing() // it may have come to stand while a newer commit asked for the same
 		return r.finish(ctx, s)
 	}
 	if err := r.dependencies(ctx, s); err != nil {
@@ -54,17 +56,34 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	if err != nil {
 		return err
 	}
+	ctx = s.traced(ctx)
 	r.metrics.reconcileSeconds.WithLabelValues(s.TargetName).Observe(time.Since(start).Seconds())
-	r.Log.InfoContext(ctx, "applied", slog.String("stack", s.Name), slog.String("revision", p.Plan.Revision.String()),
+	if !p.Plan.Empty() {
+		r.metrics.deployed(s.desired())
+	}
+	r.Log.InfoContext(ctx, "applied", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("revision", p.Plan.Revision.String()),
 		slog.String("changes", p.Plan.Summary()), slog.Duration("took", time.Since(start)))
+	if !p.Plan.Empty() {
+		r.tell(s.event(EventApplied, "applied", p.Plan.Summary()))
+	}
 	return r.finish(ctx, s)
 }
 
 // deploy is the flow of docs/ARCHITECTURE.md: b is judged, applied, and becomes
 // what is enforced. typ is the type of the entry for the result. With accept,
 // the plan must also be what the caller meant.
-func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.Type, accept func(plan.Plan) error) (*Proposal, error) {
-	p, err := r.judge(ctx, s, b)
+func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.Type, accept func(plan.Plan) error) (p *Proposal, err error) {
+	begin := r.traceDeploy
+	if typ == ledger.Reverted {
+		begin = r.traceRepair
+	}
+	ctx, span := begin(ctx, s, b)
+	s.remember(span)
+	defer func() { endSpan(span, r.Scrub, err) }()
+	if err := r.knows(ctx, b.Environment, s.repo); err != nil {
+		return nil, err
+	}
+	p, err = r.judge(ctx, s, b)
 	s.judged(p)
 	if err != nil {
 		return p, err
@@ -91,14 +110,17 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 // judge renders, verifies, plans and has everything judged. It writes nothing.
 func (r *Reconciler) judge(ctx context.Context, s *stack, b basis) (*Proposal, error) {
 	p := &Proposal{Commit: b.commit}
+	if err := r.Revocations.Check(b.commit.RestsOn...); err != nil {
+		return p, err
+	}
 	track := newTracker(b.snap)
 
-	rendered, err := b.target.Render(ctx, track.snapshot())
+	rendered, err := r.render(ctx, b, track.snapshot())
 	if err != nil {
 		return p, err
 	}
-	p.inputs = track.inputs()
-	p.Report, p.pins, err = r.Artifacts.Verify(ctx, b.Environment, rendered.Artifacts)
+	p.inputs, p.named = track.inputs(), rendered.Artifacts
+	p.Report, p.pins, err = r.verifyArtifacts(ctx, b, rendered.Artifacts)
 	if err != nil {
 		return p, err
 	}
@@ -106,16 +128,16 @@ func (r *Reconciler) judge(ctx context.Context, s *stack, b basis) (*Proposal, e
 	if p.rendered, err = pin(b.target, rendered, p.pins); err != nil {
 		return p, err
 	}
-	if p.Rendered, err = decide(ctx, s.repo, b, policy.StageRendered, p.rendered.Digest, p.rendered.Documents, p); err != nil {
+	if p.Rendered, err = r.decide(ctx, s.repo, b, policy.StageRendered, p.rendered.Digest, p.rendered.Documents, p); err != nil {
 		return p, err
 	}
-	if p.Plan, err = b.target.Plan(ctx, p.rendered); err != nil {
+	if p.Plan, err = r.plan(ctx, b, p.rendered); err != nil {
 		return p, err
 	}
 	if err := r.verifyPlanned(ctx, b, p); err != nil {
 		return p, err
 	}
-	p.Planned, err = decide(ctx, s.repo, b, policy.StagePlan, p.Plan.Digest(), p.Plan.Documents, p)
+	p.Planned, err = r.decide(ctx, s.repo, b, policy.StagePlan, p.Plan.Digest(), p.Plan.Documents, p)
 	return p, err
 }
 
@@ -149,7 +171,7 @@ func (r *Reconciler) verifyPlanned(ctx context.Context, b basis, p *Proposal) er
 	if err != nil {
 		return err
 	}
-	report, pins, err := r.Artifacts.Verify(ctx, b.Environment, named)
+	report, pins, err := r.verifyArtifacts(ctx, b, named)
 	p.Report.Evidence = append(p.Report.Evidence, report.Evidence...)
 	p.artifacts = append(p.artifacts, pinned(pins)...)
 	return err
@@ -157,14 +179,17 @@ func (r *Reconciler) verifyPlanned(ctx context.Context, b basis, p *Proposal) er
 
 // decide has documents judged. A decision that refuses is an error of kind
 // Denied that carries every message.
-func decide(ctx context.Context, repo string, b basis, stage policy.Stage, of digest.Digest, docs []plan.Document, p *Proposal) (*policy.Decision, error) {
-	d, err := b.Policy.Evaluate(ctx, policy.Input{
+func (r *Reconciler) decide(ctx context.Context, repo string, b basis, stage policy.Stage, of digest.Digest, docs []plan.Document, p *Proposal) (*policy.Decision, error) {
+	d, err := r.evaluate(ctx, b, policy.Input{
 		Stage: stage, Target: b.TargetName, Stack: b.Name, Environment: b.Environment,
 		Repository: repo, Commit: p.Commit.Subject.Reference,
 		Documents: docs, Report: p.Report, Of: of,
 	})
 	if err != nil {
 		return nil, fault.Wrap(fault.Denied, "policy.Evaluate", "look at the policy: it could not be evaluated", err)
+	}
+	if err := r.Revocations.Check(verify.Anchor{Kind: verify.AnchorPolicy, Value: d.Policies.String()}); err != nil {
+		return &d, err
 	}
 	if d.Allowed() {
 		return &d, nil
@@ -202,13 +227,19 @@ func (r *Reconciler) apply(ctx context.Context, s *stack, b basis, p *Proposal, 
 	if p.Plan.Empty() {
 		return nil
 	}
-	grant, err := r.Gate.Admit(ctx, p.request())
+	if err := r.Revocations.Check(p.rests()...); err != nil { // revoked since it was judged
+		return err
+	}
+	if err := r.marked(ctx, b.Environment, s.repo); err != nil {
+		return err
+	}
+	grant, err := r.pass(ctx, b, func(ctx context.Context) (gate.Grant, error) { return r.Gate.Admit(ctx, p.request()) })
 	if err != nil {
 		return err
 	}
 	s.progress("applying " + p.Plan.Summary())
 	s.begin()
-	receipt, err := b.target.Apply(ctx, grant)
+	receipt, err := r.carryOut(ctx, b, grant)
 	r.result(ctx, s, typ, grant, receipt, err)
 	if err != nil { // what was granted before is still what is enforced
 		r.observe(s)
@@ -216,11 +247,37 @@ func (r *Reconciler) apply(ctx context.Context, s *stack, b basis, p *Proposal, 
 	return err
 }
 
+// removalRequest is a request for a plan that removes a whole stack: there is
+// nothing rendered to judge.
+func (p *Proposal) removalRequest() gate.Request {
+	return gate.Request{Plan: p.Plan, Commit: p.Commit, Report: p.Report, Planned: *p.Planned, Removal: true}
+}
+
 func (p *Proposal) request() gate.Request {
 	return gate.Request{
 		Plan: p.Plan, Commit: p.Commit, Artifacts: p.artifacts, Report: p.Report,
 		Rendered: *p.Rendered, Planned: *p.Planned,
 	}
+}
+
+// rests returns everything that a revocation would make p void by.
+func (p *Proposal) rests() []verify.Anchor {
+	seen := map[verify.Anchor]bool{}
+	add := func(anchors []verify.Anchor) {
+		for _, a := range anchors {
+			seen[a] = true
+		}
+	}
+	add(p.Commit.RestsOn)
+	for _, e := range p.Report.Evidence {
+		add(e.RestsOn)
+	}
+	for _, d := range []*policy.Decision{p.Rendered, p.Planned} {
+		if d != nil {
+			add([]verify.Anchor{{Kind: verify.AnchorPolicy, Value: d.Policies.String()}})
+		}
+	}
+	return slices.SortedFunc(maps.Keys(seen), func(a, b verify.Anchor) int { return strings.Compare(a.String(), b.String()) })
 }
 
 // bodies returns what p reached, as documents for the ledger.
@@ -266,8 +323,23 @@ func (r *Reconciler) stand(ctx context.Context, s *stack, b basis, p *Proposal) 
 	if err := r.state.save(s, b, p); err != nil {
 		return err
 	}
-	before := s.stand(&deployment{basis: b, rendered: p.rendered, inputs: p.inputs})
+	if err := r.forgetOldName(s.Name); err != nil {
+		return err
+	}
+	d := &deployment{basis: b, rendered: p.rendered, inputs: p.inputs, at: time.Now(), rests: p.rests()}
+	before, over, trusted := s.stand(d)
+	r.ended(s, EventRecovered, over)
+	if trusted {
+		e := s.event(EventRecovered, "revoked", "what runs rests on nothing that was revoked any more")
+		e.Resolved = true
+		r.tell(e)
+	}
+	if err := r.Revocations.Check(d.rests...); err != nil { // revoked meanwhile
+		r.withdraw(ctx)
+	}
+	_, span := r.child(ctx, "observe")
 	r.observe(s)
+	span.End()
 	if before != nil && before.target != b.target {
 		closeTarget(before.target)
 	}

@@ -16,10 +16,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/robfig/cron/v3"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/util/workqueue"
 
@@ -46,6 +50,8 @@ type Stack struct {
 	// Build makes the stack's target. It is called once, when the stack starts
 	// to run, and not for a stack that is running already.
 	Build func() (targets.Target, error)
+	// Prune says what becomes of the objects when the stack file goes.
+	Prune Prune
 	// Key binds everything that configured the stack. While it stays equal the
 	// running stack is kept.
 	Key string
@@ -53,6 +59,16 @@ type Stack struct {
 	// map denies it. The other fields may then be empty.
 	Err error
 }
+
+// Prune is what becomes of a stack's objects when its stack file goes.
+type Prune string
+
+// The ways to prune. The zero Prune is PruneHold.
+const (
+	PruneHold   Prune = "hold"   // they stay, and go on being enforced
+	PruneDelete Prune = "delete" // they are deleted
+	PruneOrphan Prune = "orphan" // they stay, and nobody cares for them any more
+)
 
 // Source is a source that can also read what it fetched before, without network.
 type Source interface {
@@ -64,7 +80,10 @@ type Source interface {
 type Repository struct {
 	Name     string
 	Interval time.Duration
-	Source   Source
+	// MaxAge is how long the head may be impossible to confirm before that is a
+	// finding; zero is never.
+	MaxAge time.Duration
+	Source Source
 	// Authorise proves who authorised the history from one commit (exclusive;
 	// empty: from the anchor) to head, which was first seen at a given time.
 	Authorise func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error)
@@ -77,15 +96,28 @@ type Repository struct {
 // Artifacts proves what a rendering names.
 type Artifacts interface {
 	Verify(ctx context.Context, environment string, subjects []verify.Subject) (verify.Report, map[string]verify.Subject, error)
+	// Fingerprint binds everything that a new verification would look at: while
+	// it stays equal, so does the outcome.
+	Fingerprint(ctx context.Context, environment string, subjects []verify.Subject) (digest.Digest, error)
 }
 
 // Ledger is where decisions and changes are recorded.
 type Ledger interface {
 	gate.Ledger
 	DanglingIntents(ctx context.Context) ([]ledger.Numbered, error)
+	// Orders returns what people ordered, oldest first.
+	Orders(ctx context.Context) ([]ledger.Numbered, error)
+	// Last returns the time of the newest entry: no clock is believed that is behind it.
+	Last() time.Time
+	// Checkpoint returns the newest signed checkpoint; Contains checks that the
+	// log goes on from one.
+	Checkpoint(ctx context.Context) ([]byte, error)
+	Contains(ctx context.Context, checkpoint []byte) error
+	Origin() string
 }
 
-// Config is what a Reconciler works with. All fields are required.
+// Config is what a Reconciler works with. All fields are required but those
+// that say otherwise.
 type Config struct {
 	Repositories []Repository
 	Artifacts    Artifacts
@@ -95,8 +127,21 @@ type Config struct {
 	Workers      int
 	Log          *slog.Logger
 	Metrics      prometheus.Registerer
+	// Tracer is optional: it makes the spans of deployments.
+	Tracer trace.Tracer
 	// Scrub masks secrets in a text before it is logged, shown or recorded.
 	Scrub func(string) string
+	// Revocations is what people revoked. The verifiers share it.
+	Revocations *verify.Revocations
+	// Signer says who signed an order, or that nobody did who may. Without it no
+	// order is taken.
+	Signer      func(order, signature []byte, now time.Time) (string, error)
+	OrderMaxAge time.Duration // of an order; 1 h if zero
+	// Marks is optional: where the high-water marks are kept beside the state folder.
+	Marks Marks
+	// Events is optional. It is called for what a person may want to hear of,
+	// from many goroutines, and MUST not block.
+	Events func(Event)
 }
 
 // Validate reports what is missing.
@@ -116,6 +161,7 @@ func (c Config) Validate() error {
 	need(c.Log != nil, "logger")
 	need(c.Metrics != nil, "metrics registry")
 	need(c.Scrub != nil, "scrubber")
+	need(c.Revocations != nil, "revocations")
 	return errors.Join(errs...)
 }
 
@@ -124,17 +170,21 @@ type Reconciler struct {
 	Config
 	metrics *metrics
 	state   stateDir
+	orders  orders
+	marks   markKeeper
 
 	mu     sync.Mutex // guards the maps, not what they hold
 	repos  map[string]*repository
 	stacks map[string]*stack
+	before map[string]string // old names of stacks that were renamed and do not stand yet
 
-	queue   workqueue.TypedDelayingInterface[request] // nil: nothing runs by itself
-	repairs workqueue.TypedInterface[string]
-	late    sync.WaitGroup // ledger entries that nobody waits for
-	life    context.Context
-	watch   *errgroup.Group // observers
-	ready   chan struct{}   // closed when what was granted before is taken up
+	queue      workqueue.TypedDelayingInterface[request] // nil: nothing runs by itself
+	repairs    workqueue.TypedInterface[string]
+	late       sync.WaitGroup // ledger entries that nobody waits for
+	unrecorded atomic.Bool    // the last of them could not be appended
+	life       context.Context
+	watch      *errgroup.Group // observers
+	ready      chan struct{}   // closed when what was granted before is taken up
 }
 
 // request names a unit of work; it holds no state.
@@ -148,12 +198,20 @@ type requestKind int
 const (
 	reconcileStack requestKind = iota
 	compareStack               // full comparison with the live world, by schedule
+	lookAgain                  // has the evidence changed that a stack was denied for?
+	removeStack                // its stack file is gone, and so shall its objects be
 )
 
 // New returns a Reconciler. It does no I/O.
 func New(c Config) (*Reconciler, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
+	}
+	if c.OrderMaxAge == 0 {
+		c.OrderMaxAge = time.Hour
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	m, err := newMetrics(c.Metrics)
 	if err != nil {
@@ -168,7 +226,10 @@ func New(c Config) (*Reconciler, error) {
 		ready:   make(chan struct{}),
 	}
 	for _, repo := range c.Repositories {
-		r.repos[repo.Name] = &repository{Repository: repo}
+		r.repos[repo.Name] = &repository{Repository: repo, poked: make(chan struct{}, 1)}
+	}
+	if err := c.Metrics.Register(standing{r}); err != nil {
+		return nil, fmt.Errorf("reconciler: register metrics: %w", err)
 	}
 	return r, nil
 }
@@ -179,10 +240,15 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	if err := r.closeDangling(ctx); err != nil {
 		return err
 	}
+	if err := r.takeUpOrders(ctx); err != nil {
+		return err
+	}
 	watch, life := errgroup.WithContext(ctx)
 	r.watch, r.life = watch, life
-	r.queue = workqueue.NewTypedDelayingQueue[request]()
-	r.repairs = workqueue.NewTyped[string]()
+	r.queue = r.metrics.delaying(queueStacks)
+	r.repairs = r.metrics.plain(queueRepairs)
+	r.metrics.staff(queueStacks, r.Workers)
+	r.metrics.staff(queueRepairs, repairWorkers)
 	r.resume(ctx)
 	close(r.ready)
 
@@ -221,7 +287,9 @@ func (r *Reconciler) work(ctx context.Context) {
 		if down {
 			return
 		}
+		done := r.metrics.busy(queueStacks)
 		again := r.handle(ctx, req)
+		done()
 		r.queue.Done(req)
 		if again > 0 && ctx.Err() == nil {
 			r.queue.AddAfter(req, again)
@@ -235,8 +303,17 @@ func (r *Reconciler) handle(ctx context.Context, req request) (again time.Durati
 	if s == nil { // gone since it was queued
 		return 0
 	}
-	if req.kind == compareStack {
+	switch req.kind {
+	case compareStack:
 		return r.compare(ctx, s)
+	case lookAgain:
+		return r.lookAgain(ctx, s)
+	}
+	if sus := r.suspension(req.name); sus != nil {
+		return sus.untilResumed()
+	}
+	if req.kind == removeStack {
+		return r.settle(ctx, s, guarded(s, func() error { return r.remove(ctx, s) }))
 	}
 	return r.settle(ctx, s, guarded(s, func() error { return r.reconcile(ctx, s) }))
 }
@@ -252,17 +329,16 @@ func guarded(s *stack, f func() error) (err error) {
 	return f()
 }
 
-// deniedAgain is when a denied stack is judged again without a new revision.
-const deniedAgain = 2 * time.Minute
-
 // settle notes the outcome of a reconciliation and returns when to try again:
 // the kind of the error decides.
 func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Duration {
 	if ctx.Err() != nil {
 		return 0
 	}
+	ctx = s.traced(ctx)
 	kind := fault.KindOf(err)
 	changed := s.settle(err, r.Scrub)
+	r.tellSettled(s, err, changed)
 	judged := s.takeJudged()
 	r.metrics.settled(s, err)
 	switch {
@@ -271,6 +347,7 @@ func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Durat
 		return 0
 	case !changed:
 	case kind == fault.Denied || kind == fault.Invalid:
+		r.metrics.refused(refusedStack, err)
 		r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Stack: s.Name, Environment: s.Environment, Revision: s.revisionString(), Outcome: kind.String(), Note: r.Scrub(err.Error())}, judged.bodies())
 		fallthrough
 	default:
@@ -278,14 +355,18 @@ func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Durat
 		if kind == fault.Waiting {
 			level = slog.LevelInfo
 		}
-		r.Log.Log(ctx, level, "not reconciled", slog.String("stack", s.Name), slog.String("kind", kind.String()),
+		r.Log.Log(ctx, level, "not reconciled", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("revision", s.revisionString()), slog.String("kind", kind.String()),
 			slog.String("op", fault.OpOf(err)), slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
 	}
 	switch kind {
 	case fault.Waiting:
 		return s.backoff(500*time.Millisecond, 15*time.Second)
-	case fault.Denied: // evidence may come after the image: look again now and then
-		return deniedAgain
+	case fault.Denied: // evidence may come after the image
+		s.denied(judged)
+		if r.queue != nil {
+			r.queue.AddAfter(request{lookAgain, s.Name}, lookAgainAfter)
+		}
+		return 0
 	case fault.Invalid:
 		return 0
 	default:
@@ -344,8 +425,12 @@ func (r *Reconciler) closeDangling(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.state.forget(n.Entry.Stack); err != nil {
-			return err
+		// A repair, which has no judgement of its own, leads back to what is kept:
+		// only an apply leaves it in doubt.
+		if _, judged := n.Entry.Bodies["commit"]; judged {
+			if err := r.state.forget(n.Entry.Stack); err != nil {
+				return err
+			}
 		}
 		r.Log.WarnContext(ctx, "closed a dangling intent", slog.String("stack", n.Entry.Stack), slog.Uint64("intent", uint64(n.Index)))
 	}
@@ -357,9 +442,20 @@ func (r *Reconciler) closeDangling(ctx context.Context) error {
 func (r *Reconciler) recordLater(ctx context.Context, e ledger.Entry, bodies map[string][]byte) {
 	ctx = context.WithoutCancel(ctx)
 	r.late.Go(func() {
-		if _, err := r.Ledger.Append(ctx, e, bodies); err != nil {
-			r.metrics.ledgerErrors.Inc()
+		ctx, span := r.child(ctx, "record")
+		span.SetAttributes(attrEntry.String(string(e.Type)))
+		index, err := r.Ledger.Append(ctx, e, bodies)
+		if err == nil {
+			indexed(span, index)
+		}
+		endSpan(span, r.Scrub, err)
+		if before := r.unrecorded.Swap(err != nil); before && err == nil {
+			r.tell(Event{Type: EventLedger, Key: "ledger/append", Resolved: true, Message: "the ledger can be written again"})
+		}
+		if err != nil {
 			r.Log.ErrorContext(ctx, "entry not recorded", slog.String("type", string(e.Type)), slog.String("stack", e.Stack), slog.String("error", err.Error()))
+			r.tell(Event{Type: EventLedger, Key: "ledger/append", Stack: e.Stack, Environment: e.Environment, Kind: fault.KindOf(err),
+				Message: "an entry could not be recorded: " + err.Error(), Hint: "look at the state directory: disk full, read-only or lost?"})
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/policy/gate"
 	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/targets/plan"
 )
@@ -87,7 +88,7 @@ func (r *Reconciler) found(ctx context.Context, d *deployment, f targets.Finding
 		r.recordDrift(ctx, s, v)
 	}
 	s.disturbed()
-	if v.Action == drift.Reverted {
+	if v.Action == drift.Reverted && r.suspension(s.Name) == nil {
 		s.live.addPending(map[plan.ObjectID]time.Time{f.ID: f.Detected})
 		r.repairs.Add(s.Name)
 	}
@@ -95,7 +96,7 @@ func (r *Reconciler) found(ctx context.Context, d *deployment, f targets.Finding
 
 func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict) {
 	f := v.Finding
-	r.metrics.findings.WithLabelValues(s.TargetName, string(f.Class), string(v.Action)).Inc()
+	r.metrics.found(s.TargetName, f, string(v.Action))
 	note := fmt.Sprintf("%s %s", f.ID, f.Class)
 	if f.Actor != "" {
 		note += " by " + f.Actor
@@ -105,7 +106,10 @@ func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict)
 	}
 	note = r.Scrub(note)
 	r.recordLater(ctx, s.entry(ledger.Drift, string(v.Action), note), bodies(map[string]any{"finding": f}))
-	r.Log.InfoContext(ctx, "drift", slog.String("stack", s.Name), slog.String("object", f.ID.String()), slog.String("class", string(f.Class)),
+	e := s.event(EventDrift, "drift/"+f.ID.String(), note)
+	e.Object, e.Class, e.Actor = f.ID.String(), string(f.Class), f.Actor
+	r.tell(e)
+	r.Log.InfoContext(ctx, "drift", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()), slog.String("class", string(f.Class)),
 		slog.String("actor", f.Actor), slog.String("action", string(v.Action)), slog.String("what", note))
 }
 
@@ -123,9 +127,11 @@ func (r *Reconciler) workRepairs(ctx context.Context) {
 			return
 		}
 		if s := r.stack(name); s != nil && ctx.Err() == nil {
+			done := r.metrics.busy(queueRepairs)
 			if err := guarded(s, func() error { return r.repair(ctx, s) }); err != nil && ctx.Err() == nil {
 				r.unrepaired(ctx, s, err)
 			}
+			done()
 		}
 		r.repairs.Done(name)
 	}
@@ -133,9 +139,10 @@ func (r *Reconciler) workRepairs(ctx context.Context) {
 
 // unrepaired notes that a repair did not work. The full comparison tries again.
 func (r *Reconciler) unrepaired(ctx context.Context, s *stack, err error) {
+	ctx = s.traced(ctx)
 	kind := fault.KindOf(err)
-	r.Log.WarnContext(ctx, "drift not reverted", slog.String("stack", s.Name), slog.String("kind", kind.String()),
-		slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
+	r.Log.WarnContext(ctx, "drift not reverted", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("kind", kind.String()),
+		slog.String("op", fault.OpOf(err)), slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
 	if kind == fault.Denied || kind == fault.Invalid {
 		r.recordLater(ctx, s.entry(ledger.Refused, kind.String(), r.Scrub(err.Error())), nil)
 	}
@@ -155,15 +162,25 @@ func (s *stack) again(kind fault.Kind) time.Duration {
 
 // repair restores the objects of s that were found to have drifted, under its
 // standing grant.
-func (r *Reconciler) repair(ctx context.Context, s *stack) error {
+func (r *Reconciler) repair(ctx context.Context, s *stack) (err error) {
 	s.live.work.Lock()
 	defer s.live.work.Unlock()
 	ids, detected := s.live.takePending()
 	d := s.granted()
-	if len(ids) == 0 || d == nil {
+	if len(ids) == 0 || d == nil || r.suspension(s.Name) != nil {
 		return nil
 	}
-	p, err := d.target.Plan(ctx, d.rendered, ids...)
+	if err := s.live.whyRevoked(); err != nil {
+		return err
+	}
+	ctx, span := r.traceRepair(ctx, s, d.basis)
+	defer func() {
+		if err != nil { // whoever tells of it says where
+			s.remember(span)
+		}
+		endSpan(span, r.Scrub, err)
+	}()
+	p, err := r.plan(ctx, d.basis, d.rendered, ids...)
 	if err != nil {
 		return err
 	}
@@ -174,11 +191,14 @@ func (r *Reconciler) repair(ctx context.Context, s *stack) error {
 // caller holds the stack's work lock.
 func (r *Reconciler) restore(ctx context.Context, s *stack, d *deployment, p plan.Plan, ids []plan.ObjectID, detected map[plan.ObjectID]time.Time) error {
 	if !p.Empty() {
-		grant, err := r.Gate.Restore(ctx, p)
+		if err := r.marked(ctx, d.Environment, s.repo); err != nil {
+			return err
+		}
+		grant, err := r.pass(ctx, d.basis, func(ctx context.Context) (gate.Grant, error) { return r.Gate.Restore(ctx, p) })
 		if err != nil {
 			return err
 		}
-		receipt, err := d.target.Apply(ctx, grant)
+		receipt, err := r.carryOut(ctx, d.basis, grant)
 		r.result(ctx, s, ledger.Reverted, grant, receipt, err)
 		if errors.Is(err, targets.ErrStale) { // it moved again: look again
 			s.live.addPending(detected)
@@ -188,14 +208,24 @@ func (r *Reconciler) restore(ctx context.Context, s *stack, d *deployment, p pla
 		if err != nil {
 			return err
 		}
-		r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.Int("objects", len(p.Changes)))
+		r.metrics.reverted(s, len(p.Changes))
+		r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.Int("objects", len(p.Changes)))
 	}
 	for _, at := range detected {
 		r.metrics.repairSeconds.Observe(time.Since(at).Seconds())
 	}
-	s.live.findings.Close(ids...)
+	r.ended(s, EventReverted, s.live.findings.Close(ids...))
 	s.calm()
 	return nil
+}
+
+// ended tells people that findings are over.
+func (r *Reconciler) ended(s *stack, t EventType, findings []targets.Finding) {
+	for _, f := range findings {
+		e := s.event(t, "drift/"+f.ID.String(), "the object is again as it was granted")
+		e.Object, e.Class, e.Actor, e.Resolved = f.ID.String(), string(f.Class), f.Actor, true
+		r.tell(e)
+	}
 }
 
 // compare is the full comparison: a plan from what was granted. It finds what a
@@ -216,7 +246,8 @@ func (r *Reconciler) compare(ctx context.Context, s *stack) time.Duration {
 	if kind == fault.Denied || kind == fault.Invalid { // the repair was judged, and refused
 		r.settle(ctx, s, err)
 	} else {
-		r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("kind", kind.String()), slog.String("error", r.Scrub(err.Error())))
+		r.Log.WarnContext(ctx, "comparison failed", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("kind", kind.String()),
+			slog.String("op", fault.OpOf(err)), slog.String("error", r.Scrub(err.Error())), slog.String("hint", fault.HintOf(err)))
 	}
 	if next := s.untilCompare(time.Now()); next > 0 {
 		return min(s.again(kind), next)
@@ -262,13 +293,13 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 	}
 	for _, old := range s.live.findings.List() { // those that are gone
 		if !slices.ContainsFunc(found, func(f targets.Finding) bool { return f.ID == old.ID }) {
-			s.live.findings.Close(old.ID)
+			r.ended(s, EventRecovered, s.live.findings.Close(old.ID))
 		}
 	}
 	if len(found) > 0 {
 		s.disturbed()
 	}
-	if len(revert) == 0 {
+	if len(revert) == 0 || r.suspension(s.Name) != nil {
 		s.calm()
 		return found, nil
 	}
@@ -300,7 +331,8 @@ func (r *Reconciler) revert(ctx context.Context, s *stack, d *deployment, ids []
 	if err != nil {
 		return err
 	}
-	r.Log.InfoContext(ctx, "reverted drift", slog.String("stack", s.Name), slog.Int("objects", len(p.Plan.Changes)))
+	r.metrics.reverted(s, len(p.Plan.Changes))
+	r.Log.InfoContext(s.traced(ctx), "reverted drift", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.Int("objects", len(p.Plan.Changes)))
 	s.calm()
 	return nil
 }

@@ -23,7 +23,11 @@ type RepositoryStatus struct {
 	Enforced string    `json:"enforced,omitempty"` // commit whose stacks are running
 	Message  string    `json:"message,omitempty"`
 	Hint     string    `json:"hint,omitempty"`
-	Checked  time.Time `json:"checked,omitzero"` // last time the head could be read
+	Checked  time.Time `json:"checked,omitzero"` // last time the head could be confirmed
+	Stale    bool      `json:"stale,omitempty"`  // the head could not be confirmed for longer than maxAge
+
+	seen     time.Time // when Verified was first seen
+	headSeen time.Time // when Head was first seen
 }
 
 // repository is a watched repository.
@@ -33,13 +37,21 @@ type repository struct {
 	mu     sync.Mutex // guards status
 	status RepositoryStatus
 
-	// Only the poller uses what follows.
+	trace   commitTrace
+	poked   chan struct{} // look now
+	polling sync.Mutex    // held while the repository is looked at; guards what follows
+
 	attempts int
 	head     string    // newest head that was seen, and when it was first seen
 	seen     time.Time //
 	refusal  error     // why head is refused; judged again only when it changes
 	broken   error     // the mark cannot be read: nothing is taken
+	since    time.Time // when it was looked at for the first time
+	stale    bool      // it is known that the head could not be confirmed for too long
 }
+
+// snapshotSeen returns when the newest verified commit was first seen.
+func (r *repository) snapshotSeen() time.Time { return r.snapshotStatus().seen }
 
 func (r *repository) snapshotStatus() RepositoryStatus {
 	r.mu.Lock()
@@ -64,14 +76,48 @@ func (r *Reconciler) pollLoop(ctx context.Context, repo *repository) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-			timer.Reset(r.poll(ctx, repo))
+		case <-repo.poked:
 		}
+		repo.polling.Lock()
+		next := r.poll(ctx, repo)
+		repo.polling.Unlock()
+		timer.Reset(next)
 	}
+}
+
+// Poke has a repository looked at now, as if its interval were over. It does
+// not wait, and many at once are one.
+func (r *Reconciler) Poke(name string) {
+	if repo := r.repository(name); repo != nil {
+		r.poke(repo)
+	}
+}
+
+func (r *Reconciler) poke(repo *repository) {
+	select {
+	case repo.poked <- struct{}{}:
+	default:
+	}
+}
+
+// maxSkew is how far the clock may be behind the newest entry of the ledger.
+const maxSkew = 2 * time.Second
+
+// now returns the time, or that the clock went back behind what is recorded
+// already: then nothing that depends on time can be judged (invariant 13).
+func (r *Reconciler) now() (time.Time, error) {
+	now := time.Now().UTC()
+	if last := r.Ledger.Last(); now.Before(last.Add(-maxSkew)) {
+		return now, fault.New(fault.Waiting, "reconciler.clock", "set the clock of this machine right",
+			"the clock says %s, and the newest entry of the ledger is from %s", now.Format(time.RFC3339), last.Format(time.RFC3339))
+	}
+	return now, nil
 }
 
 // poll looks for a newer commit and returns when to look again.
 func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 	err := r.tryAdvance(ctx, repo)
+	r.watchAge(ctx, repo)
 	interval := repo.Interval + time.Duration(rand.Int64N(int64(repo.Interval)/10+1)) //nolint:gosec // jitter needs no secrecy
 	if err == nil || ctx.Err() != nil {
 		repo.attempts = 0
@@ -82,13 +128,45 @@ func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 		r.Log.WarnContext(ctx, "revision not taken", slog.String("repository", repo.Name), slog.String("kind", fault.KindOf(err).String()),
 			slog.String("op", fault.OpOf(err)), slog.String("error", message), slog.String("hint", fault.HintOf(err)))
 	}
+	news := repo.snapshotStatus().Message != message
 	repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = message, r.Scrub(fault.HintOf(err)) })
+	if k := fault.KindOf(err); news && (k == fault.Denied || k == fault.Invalid || k == fault.Internal) {
+		r.tell(Event{Type: EventSource, Key: "source/" + repo.Name, Repository: repo.Name, Revision: repo.head, Kind: k, Message: message, Hint: fault.HintOf(err)})
+	}
 	r.metrics.sourceErrors.WithLabelValues(repo.Name, fault.KindOf(err).String()).Inc()
 	if repo.refusal != nil { // asking is cheap, and a fix should not wait
 		return interval
 	}
 	repo.attempts++
 	return min(interval<<min(repo.attempts-1, 6), max(interval, 5*time.Minute))
+}
+
+// watchAge notes when the head of a repository could not be confirmed for longer
+// than its maxAge: what is enforced may be old, and nobody would know (a forge
+// that is cut off looks like one where nothing happens).
+func (r *Reconciler) watchAge(ctx context.Context, repo *repository) {
+	st := repo.snapshotStatus()
+	if repo.since.IsZero() {
+		repo.since = time.Now()
+	}
+	confirmed := repo.since
+	if st.Checked.After(confirmed) {
+		confirmed = st.Checked
+	}
+	stale := repo.MaxAge > 0 && time.Since(confirmed) > repo.MaxAge
+	if stale == repo.stale {
+		return
+	}
+	repo.stale = stale
+	repo.note(func(st *RepositoryStatus) { st.Stale = stale })
+	e := Event{Type: EventSource, Key: "age/" + repo.Name, Repository: repo.Name, Revision: st.Verified, Resolved: !stale, Message: "the head of the branch is confirmed again"}
+	if stale {
+		e.Message = "the head of the branch could not be confirmed since " + confirmed.UTC().Format(time.RFC3339)
+		e.Hint = "look at the Git server, and at the credential for it"
+		r.Log.WarnContext(ctx, "head not confirmed", slog.String("repository", repo.Name), slog.Time("since", confirmed))
+		r.recordLater(ctx, ledger.Entry{Type: ledger.Raised, Revision: repo.Name + "@" + st.Verified, Outcome: "stale", Note: e.Message}, nil)
+	}
+	r.tell(e)
 }
 
 // tryAdvance turns a panic over what a repository holds into that repository's
@@ -105,21 +183,34 @@ func (r *Reconciler) tryAdvance(ctx context.Context, repo *repository) (err erro
 	return r.advance(ctx, repo)
 }
 
+// well notes that nothing is wrong with a repository.
+func (r *Reconciler) well(repo *repository) {
+	if repo.snapshotStatus().Message == "" {
+		return
+	}
+	repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = "", "" })
+	r.tell(Event{Type: EventSource, Key: "source/" + repo.Name, Resolved: true, Repository: repo.Name, Revision: repo.head, Message: "the repository can be read and is accepted"})
+}
+
 // advance takes the newest commit if it may be trusted. Until it returns nil
 // the last verified one goes on being enforced.
 func (r *Reconciler) advance(ctx context.Context, repo *repository) error {
+	now, err := r.now()
+	if err != nil {
+		return err
+	}
 	head, err := repo.Source.Head(ctx)
 	if err != nil {
 		return err
 	}
 	if head.ID != repo.head {
-		repo.head, repo.seen, repo.refusal = head.ID, time.Now().UTC(), nil
+		repo.head, repo.seen, repo.refusal = head.ID, now, nil
 		r.recordLater(ctx, ledger.Entry{Type: ledger.Seen, Revision: head.Source + "@" + head.ID}, nil)
 	}
 	st := repo.snapshotStatus()
-	repo.note(func(st *RepositoryStatus) { st.Head, st.Checked = head.ID, time.Now().UTC() })
+	repo.note(func(st *RepositoryStatus) { st.Head, st.headSeen, st.Checked = head.ID, repo.seen, time.Now().UTC() })
 	if head.ID == st.Enforced {
-		repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = "", "" })
+		r.well(repo)
 		return nil
 	}
 	if repo.refusal != nil {
@@ -128,6 +219,7 @@ func (r *Reconciler) advance(ctx context.Context, repo *repository) error {
 	commit, err := r.consider(ctx, repo, head, st.Verified)
 	if k := fault.KindOf(err); err != nil && (k == fault.Denied || k == fault.Invalid) {
 		repo.refusal = err
+		r.metrics.refused(refusedCommit, err)
 		r.recordLater(ctx, ledger.Entry{Type: ledger.Refused, Revision: head.Source + "@" + head.ID, Outcome: k.String(), Note: r.Scrub(err.Error())},
 			bodies(map[string]any{"commit": commit}))
 	}
@@ -135,12 +227,14 @@ func (r *Reconciler) advance(ctx context.Context, repo *repository) error {
 }
 
 // consider fetches a commit, proves who authorised it, and takes it.
-func (r *Reconciler) consider(ctx context.Context, repo *repository, head sources.Revision, verified string) (verify.Evidence, error) {
-	snap, err := repo.Source.Fetch(ctx, head)
+func (r *Reconciler) consider(ctx context.Context, repo *repository, head sources.Revision, verified string) (_ verify.Evidence, err error) {
+	ctx, span := r.traceRevision(ctx, repo, head.ID)
+	defer func() { endSpan(span, r.Scrub, err) }()
+	snap, err := r.fetch(ctx, repo, head)
 	if err != nil {
 		return verify.Evidence{}, err
 	}
-	commit, err := repo.Authorise(ctx, verified, head.ID, repo.seen)
+	commit, err := r.authorise(ctx, repo, verified, head.ID)
 	if err != nil {
 		return commit, err
 	}
@@ -149,7 +243,8 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Seen: repo.seen}); err != nil {
 		return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 	}
-	repo.note(func(st *RepositoryStatus) { st.Verified = head.ID })
+	repo.note(func(st *RepositoryStatus) { st.Verified, st.seen = head.ID, repo.seen })
+	r.markSoon(ctx, repo)
 	r.recordLater(ctx, ledger.Entry{Type: ledger.Verified, Revision: head.Source + "@" + head.ID, Outcome: "ok"}, bodies(map[string]any{"commit": commit}))
 	r.Log.InfoContext(ctx, "verified commit", slog.String("repository", repo.Name), slog.String("commit", head.ID), slog.String("since", verified))
 	return commit, r.take(ctx, repo, snap, commit, repo.seen)
@@ -158,17 +253,14 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 // take discovers the stacks of an authorised snapshot and queues those that are
 // not what is asked for.
 func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.Snapshot, commit verify.Evidence, seen time.Time) error {
-	found, err := repo.Discover(ctx, snap)
+	found, err := r.discover(ctx, repo, snap)
 	if err != nil {
 		return err
 	}
-	wanted, refused := r.replace(ctx, repo.Name, snap.Revision, found)
-	for _, s := range wanted {
-		s.want(snap, commit, seen)
-	}
-	repo.note(func(st *RepositoryStatus) {
-		st.Enforced, st.Message, st.Hint = snap.Revision.ID, "", ""
-	})
+	wanted, refused := r.replace(ctx, repo.Name, snap.Revision, r.heldBack(ctx, repo, snap, commit, seen, found))
+	r.declare(ctx, wanted)
+	repo.note(func(st *RepositoryStatus) { st.Enforced = snap.Revision.ID })
+	r.well(repo)
 	if r.queue == nil {
 		return nil
 	}
@@ -183,7 +275,7 @@ func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.S
 // replace makes found the stacks of a repository. It returns those whose request
 // is taken, and those that go on as they were because the new one is not. A
 // stack that is gone is held.
-func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revision, found []Stack) (wanted, refused []*stack) {
+func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revision, found []asked) (wanted, refused []*stack) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	names := map[string]bool{}
@@ -191,10 +283,11 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 		names[c.Name] = true
 		old := r.stacks[c.Name]
 		if old != nil && c.Err == nil && old.Err == nil && old.Key == c.Key {
+			old.want(c.snap, c.commit, c.seen)
 			wanted = append(wanted, old)
 			continue
 		}
-		s := newStack(repo, c)
+		s := newStack(repo, c.Stack)
 		if old != nil {
 			s.inherit(old)
 		}
@@ -204,6 +297,7 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 			continue
 		}
 		r.stacks[c.Name] = s
+		s.want(c.snap, c.commit, c.seen)
 		wanted = append(wanted, s)
 		if r.queue != nil && s.Schedule != nil {
 			r.queue.AddAfter(request{compareStack, s.Name}, s.untilCompare(time.Now()))
@@ -216,9 +310,10 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 		if s.granted() == nil { // nothing of it is in the world
 			delete(r.stacks, name)
 			s.close()
-		} else if s.hold() {
-			r.Log.WarnContext(ctx, "stack file is gone", slog.String("stack", name))
-			r.recordLater(ctx, s.entry(ledger.Refused, "held", "the stack file is gone; nothing is deleted"), nil)
+		} else if to, ok := renamed(s, found); ok {
+			r.rename(ctx, s, to)
+		} else {
+			r.gone(ctx, s, rev)
 		}
 	}
 	return wanted, refused
@@ -229,7 +324,7 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 // it stays with the folder that has it. A folder may be moved, in the very
 // commits that remove the old one; whoever may change both has said so. The
 // caller holds r.mu.
-func (r *Reconciler) owners(repo string, found []Stack) []Stack {
+func (r *Reconciler) owners(repo string, found []asked) []asked {
 	claims := map[string][]string{} // name → folders
 	for i, c := range found {
 		if c.Err != nil && strings.Contains(c.Name, "/") { // it does not decode: it is whoever was there before

@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
@@ -32,6 +35,7 @@ const (
 	Invalid     Phase = "invalid"     // the repository is wrong
 	Failed      Phase = "failed"      // something did not work and is tried again
 	Held        Phase = "held"        // its stack file is gone; nothing is deleted
+	Suspended   Phase = "suspended"   // by a person; nothing is applied and nothing reverted
 )
 
 // Status is what is known about one stack.
@@ -49,6 +53,17 @@ type Status struct {
 	Since       time.Time         `json:"since"` // when the phase was entered
 	DriftMode   drift.Mode        `json:"driftMode,omitempty"`
 	Findings    []targets.Finding `json:"findings,omitempty"`
+	Suspended   *Suspension       `json:"suspended,omitempty"`
+	RolledBack  *RolledBack       `json:"rolledBack,omitempty"`
+	Revoked     string            `json:"revoked,omitempty"` // why what runs is not restored any more
+}
+
+// RolledBack says why a stack is kept at an older commit.
+type RolledBack struct {
+	To     string    `json:"to"`
+	From   string    `json:"from"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
 }
 
 // basis is what a judgement starts from: a snapshot that was authorised, and the
@@ -66,6 +81,8 @@ type deployment struct {
 	basis
 	rendered targets.Rendered
 	inputs   map[string]string
+	at       time.Time       // when it was granted
+	rests    []verify.Anchor // what a revocation would make it void by
 }
 
 // enforced is what goes on being enforced, whatever becomes of newer requests.
@@ -77,6 +94,8 @@ type enforced struct {
 	mu      sync.Mutex // guards what follows
 	current *deployment
 	dirty   bool                        // an apply of something else failed half-way
+	revoked error                       // what current rests on was revoked: it is not restored
+	alarmed bool                        // people were told of a problem
 	pending map[plan.ObjectID]time.Time // to repair, with the time of detection
 	stop    context.CancelFunc          // ends the observer
 	closed  bool
@@ -89,17 +108,22 @@ type stack struct {
 	repo string
 	live *enforced
 
-	mu       sync.Mutex // guards what follows
-	target   targets.Target
-	status   Status
-	attempts int
-	held     bool
-	last     *Proposal        // what the last judgement reached
-	refusal  error            // why the newest request is not taken; the older one stands
-	asked    sources.Revision // newest revision that asks for something
-	snap     *sources.Snapshot
-	commit   verify.Evidence
-	seen     time.Time
+	mu        sync.Mutex // guards what follows
+	target    targets.Target
+	status    Status
+	attempts  int
+	held      bool
+	last      *Proposal        // what the last judgement reached
+	unproven  *Proposal        // what the judgement reached that denied it
+	looked    digest.Digest    // fingerprint of the evidence before the newest judgement
+	judgedAt  time.Time        // when it was judged for the reason of time alone
+	lookedFor sources.Revision // what looked and judgedAt are about
+	refusal   error            // why the newest request is not taken; the older one stands
+	asked     sources.Revision // newest revision that asks for something
+	snap      *sources.Snapshot
+	commit    verify.Evidence
+	seen      time.Time
+	span      trace.SpanContext // of the newest work on it, until its outcome is told
 }
 
 func newStack(repo string, c Stack) *stack {
@@ -131,10 +155,15 @@ func (s *stack) want(snap *sources.Snapshot, commit verify.Evidence, seen time.T
 	s.asked, s.status.Desired = snap.Revision, snap.Revision.ID
 	s.mu.Unlock()
 	if s.unchanged() {
-		s.mu.Lock()
-		s.status.Applied = snap.Revision.ID
-		s.mu.Unlock()
+		s.standing()
 	}
+}
+
+// standing notes that what is asked for is what is enforced already.
+func (s *stack) standing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Applied = s.snap.Revision.ID
 }
 
 // desired is the basis of a judgement of what is asked for.
@@ -155,7 +184,7 @@ func (s *stack) granted() *deployment {
 // the same request, and everything that its rendering read has the same content.
 func (s *stack) unchanged() bool {
 	s.live.mu.Lock()
-	d, dirty := s.live.current, s.live.dirty
+	d, dirty := s.live.current, s.live.dirty || s.live.revoked != nil
 	s.live.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,17 +199,41 @@ func (s *stack) begin() {
 	s.live.dirty = true
 }
 
-// stand makes d what is enforced and returns what was before.
-func (s *stack) stand(d *deployment) (before *deployment) {
-	s.live.findings.Close()
+// stand makes d what is enforced. It returns what was before, the findings that
+// are over with it, and whether what was before had been revoked.
+func (s *stack) stand(d *deployment) (before *deployment, over []targets.Finding, trusted bool) {
+	over = s.live.findings.Close()
 	s.live.mu.Lock()
-	before = s.live.current
-	s.live.current, s.live.dirty, s.live.pending = d, false, nil
+	before, trusted = s.live.current, s.live.revoked != nil
+	s.live.current, s.live.dirty, s.live.pending, s.live.revoked = d, false, nil, nil
 	s.live.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.status.Applied = d.snap.Revision.ID
-	return before
+	return before, over, trusted
+}
+
+// revoked notes that d rests on something that was revoked, and reports whether
+// that is news.
+func (s *stack) revoked(d *deployment, why error) bool {
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	if s.live.current != d || s.live.revoked != nil {
+		return false
+	}
+	s.live.revoked, s.live.alarmed = why, true
+	return true
+}
+
+// denied keeps what a denied judgement reached, to tell when it would come out
+// differently.
+func (s *stack) denied(p *Proposal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lookedFor != s.asked {
+		s.looked, s.lookedFor, s.judgedAt = "", s.asked, time.Now()
+	}
+	s.unproven = p
 }
 
 func (s *stack) revisionString() string {
@@ -299,12 +352,13 @@ func (s *stack) disturbed() {
 
 // hold notes that the stack file is gone. What was deployed stays, and goes on
 // being enforced.
-func (s *stack) hold() bool {
+func (s *stack) hold(rev sources.Revision) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held {
 		return false
 	}
+	s.asked = rev
 	s.holdLocked()
 	return true
 }
@@ -319,7 +373,7 @@ func (s *stack) holdLocked() {
 	s.held = true
 	s.enterLocked(Held)
 	s.status.Message = "the stack file is gone; nothing is deleted"
-	s.status.Hint = "bring the stack file back, or delete what it deployed by hand"
+	s.status.Hint = hintHeld
 }
 
 // refuse notes that what is asked for now cannot be taken. What was granted
@@ -377,7 +431,16 @@ func (s *stack) snapshotStatus() Status {
 	defer s.mu.Unlock()
 	st := s.status
 	st.Findings = findings
+	if why := s.live.whyRevoked(); why != nil {
+		st.Revoked = why.Error()
+	}
 	return st
+}
+
+func (e *enforced) whyRevoked() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.revoked
 }
 
 // addPending queues objects for repair.

@@ -40,6 +40,7 @@ type stackState struct {
 	Seen       time.Time                 `json:"seen"`
 	Rendered   digest.Digest             `json:"rendered"`
 	Pins       map[string]verify.Subject `json:"pins,omitempty"`
+	Rests      []verify.Anchor           `json:"rests,omitempty"`
 	Saved      time.Time                 `json:"saved"`
 }
 
@@ -50,7 +51,7 @@ func (d stateDir) path(kind, name string) string {
 func (d stateDir) save(s *stack, b basis, p *Proposal) error {
 	return d.write(d.path("stacks", s.Name), stackState{
 		Repository: s.repo, Dir: b.Dir, Key: b.Key, Revision: b.snap.Revision.ID, Seen: b.seen,
-		Rendered: p.rendered.Digest, Pins: p.pins, Saved: time.Now().UTC(),
+		Rendered: p.rendered.Digest, Pins: p.pins, Rests: p.rests(), Saved: time.Now().UTC(),
 	})
 }
 
@@ -98,6 +99,34 @@ func (d stateDir) forget(stack string) error {
 	return nil
 }
 
+func (d stateDir) saveRollback(rb *rollback) error { return d.write(d.path("rollbacks", rb.Stack), rb) }
+
+func (d stateDir) forgetRollback(stack string) error {
+	if err := os.Remove(d.path("rollbacks", stack)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget rollback of %s: %w", stack, err)
+	}
+	return nil
+}
+
+// rollbacks returns every rollback that holds.
+func (d stateDir) rollbacks() ([]*rollback, error) {
+	files, err := filepath.Glob(d.path("rollbacks", "*"))
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	var out []*rollback
+	var errs []error
+	for _, f := range files {
+		rb := &rollback{}
+		if err := d.read(f, rb); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, rb)
+	}
+	return out, errors.Join(errs...)
+}
+
 func (d stateDir) read(path string, v any) error {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -141,6 +170,16 @@ func (d stateDir) write(path string, v any) error {
 	return nil
 }
 
+// tidy removes what a crash left of writes that were not finished.
+func (d stateDir) tidy() error {
+	left, err := filepath.Glob(filepath.Join(string(d), "*", ".new-*"))
+	errs := []error{err}
+	for _, f := range left {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
+}
+
 // syncDir makes a rename survive a power cut.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
@@ -154,6 +193,9 @@ func syncDir(dir string) error {
 // last stop. What cannot be taken up is judged anew; a mark that cannot be read
 // stops its repository, since history must not start over.
 func (r *Reconciler) resume(ctx context.Context) {
+	if err := r.state.tidy(); err != nil {
+		r.Log.WarnContext(ctx, "unfinished files are left in the state directory", slog.String("error", err.Error()))
+	}
 	for _, c := range r.Repositories {
 		repo := r.repository(c.Name)
 		st, err := r.state.repository(repo.Name)
@@ -171,7 +213,7 @@ func (r *Reconciler) resume(ctx context.Context) {
 func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st repositoryState) error {
 	// The mark is remembered first: whatever fails below, history does not
 	// start over.
-	repo.note(func(s *RepositoryStatus) { s.Verified = st.Verified })
+	repo.note(func(s *RepositoryStatus) { s.Verified, s.seen = st.Verified, st.Seen })
 	kept, err := r.state.stacks(repo.Name)
 	if err != nil {
 		r.Log.WarnContext(ctx, "stack state not read", slog.String("repository", repo.Name), slog.String("error", err.Error()))
@@ -248,8 +290,15 @@ func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string
 		}
 	}()
 	s := r.stack(name)
+	if s == nil {
+		if now := r.inFolder(history.repo.Name, st.Dir); now != nil {
+			return r.resumeRenamed(ctx, history, name, now.Name, st)
+		}
+	}
 	if s != nil && s.refused() == nil && s.Key == st.Key {
-		if ok, err := r.takeUp(ctx, s, s.desired(), st); ok || err != nil {
+		// What the newest commit renders to, and whether it can be rendered and
+		// pinned at all, says nothing about what was granted before.
+		if ok, err := r.takeUp(ctx, s, s.desired(), st); ok {
 			return err
 		}
 	}
@@ -267,7 +316,7 @@ func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string
 		return err
 	}
 	if r.stack(name) == nil {
-		s.hold()
+		r.gone(ctx, s, sources.Revision{Source: history.repo.Name, ID: st.Revision})
 		r.mu.Lock()
 		r.stacks[name] = s
 		r.mu.Unlock()
@@ -289,8 +338,15 @@ func (r *Reconciler) takeUp(ctx context.Context, s *stack, b basis, st stackStat
 	if err != nil {
 		return false, err
 	}
+	d := &deployment{basis: b, rendered: rendered, inputs: track.inputs(), at: st.Saved, rests: st.Rests}
+	if err := r.Revocations.Check(st.Rests...); err != nil {
+		s.stand(d)
+		s.revoked(d, err)
+		r.observe(s) // drift is still reported
+		return true, nil
+	}
 	r.Gate.Resume(s.Name, gate.Standing{Environment: b.Environment, Rendered: rendered.Digest, Revision: st.Revision, Objects: objects})
-	s.stand(&deployment{basis: b, rendered: rendered, inputs: track.inputs()})
+	s.stand(d)
 	r.observe(s)
 	return true, nil
 }

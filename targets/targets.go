@@ -126,6 +126,25 @@ type Finding struct {
 	Detected time.Time `json:"detected"`
 }
 
+// Remover is an optional ability: everything that a stack owns can be removed.
+type Remover interface {
+	// Removal plans, without writing, what ends the stack that r was granted
+	// for: every object that it owns is deleted or, with orphan, let go of
+	// ([plan.Release]). The plan keeps nothing.
+	Removal(ctx context.Context, r Rendered, orphan bool) (plan.Plan, error)
+}
+
+// Claimer is optional: a target whose stacks must not prune what another one is
+// about to declare.
+type Claimer interface {
+	// Expect says that the stack is about to be rendered anew. It is called for
+	// every stack that a commit changes, before any of them goes on.
+	Expect()
+	// Renounce says that the stack is no longer declared under its name: other
+	// stacks may take over its objects. It deletes nothing.
+	Renounce()
+}
+
 // Observer is optional: a target that can tell at once that the world moved.
 type Observer interface {
 	// Observe calls found for each object of r that differs from it, from the

@@ -1,7 +1,9 @@
 package verify
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +44,15 @@ type Anchor struct {
 
 // String returns "kind value".
 func (a Anchor) String() string { return string(a.Kind) + " " + a.Value }
+
+// Anchors returns the anchors of all lists, sorted and each once.
+func Anchors(lists ...[]Anchor) []Anchor {
+	all := slices.Concat(lists...)
+	slices.SortFunc(all, func(a, b Anchor) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
+	})
+	return slices.Compact(all)
+}
 
 // Revocation is trust that a person took away. It has no end.
 type Revocation struct {

@@ -24,9 +24,23 @@ const (
 )
 
 // Factory makes the verifier of one rule. It checks all of the rule that
-// concerns it, so that a bad key is found at start-up. An error wrapping
+// concerns it, so that a bad key is found at start-up. The verifier MUST ask the
+// revocations about each signer before it counts a signature. An error wrapping
 // [ErrNotApplicable] means that the rule asks nothing of this kind of verifier.
-type Factory func(Rule) (Verifier, error)
+type Factory func(Rule, *Revocations) (Verifier, error)
+
+// Config says what a [Set] trusts. All but Grace is required.
+type Config struct {
+	Rules    []Rule
+	Resolver Resolver
+	// Revocations may grow at any time; what is added counts at once, for what
+	// was verified before too.
+	Revocations *Revocations
+	// Grace is how long evidence that is missing is waited for in an
+	// environment, from the first sight of the artifact. Nil, and a duration that
+	// is not positive, mean not at all.
+	Grace func(environment string) time.Duration
+}
 
 // Set decides which rule applies to a subject and runs that rule's verifiers.
 // It is safe for concurrent use.
@@ -37,8 +51,12 @@ type Factory func(Rule) (Verifier, error)
 // names its environments; it comes first in the file. Exactly one rule applies:
 // a subject that fails it is not tried against the next.
 type Set struct {
-	rules    []compiled
-	resolver Resolver
+	rules       []compiled
+	resolver    Resolver
+	revocations *Revocations
+	grace       func(string) time.Duration
+	started     time.Time
+	sights      sights
 
 	flight singleflight.Group
 	mu     sync.Mutex
@@ -58,19 +76,21 @@ type cacheKey struct {
 	subject, rule digest.Digest
 }
 
-// NewSet returns a Set over rules. It refuses to be built without a resolver or
-// a factory, with two rules of one name, with a rule that names no identity,
-// and with a rule that no factory has a verifier for.
-func NewSet(rules []Rule, resolver Resolver, factories ...Factory) (*Set, error) {
-	if resolver == nil {
+// NewSet returns a Set over the rules of conf. It refuses to be built without a
+// resolver, revocations or a factory, with two rules of one name, with a rule
+// that names no identity, and with a rule that no factory has a verifier for.
+func NewSet(conf Config, factories ...Factory) (*Set, error) {
+	switch {
+	case conf.Resolver == nil:
 		return nil, errors.New("verify: no resolver configured")
-	}
-	if len(factories) == 0 {
+	case conf.Revocations == nil:
+		return nil, errors.New("verify: no revocations configured")
+	case len(factories) == 0:
 		return nil, errors.New("verify: no verifier configured")
 	}
-	s := &Set{resolver: resolver, cache: map[cacheKey]Evidence{}}
+	s := &Set{resolver: conf.Resolver, revocations: conf.Revocations, grace: conf.Grace, started: time.Now(), cache: map[cacheKey]Evidence{}}
 	names := map[string]bool{}
-	for _, r := range rules {
+	for _, r := range conf.Rules {
 		if err := r.validate(); err != nil {
 			return nil, err
 		}
@@ -78,7 +98,7 @@ func NewSet(rules []Rule, resolver Resolver, factories ...Factory) (*Set, error)
 			return nil, ruleError(r, "give each rule its own name", "the name is used twice")
 		}
 		names[r.Name] = true
-		c, err := compile(r, factories)
+		c, err := compile(r, conf.Revocations, factories)
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +107,7 @@ func NewSet(rules []Rule, resolver Resolver, factories ...Factory) (*Set, error)
 	return s, nil
 }
 
-func compile(r Rule, factories []Factory) (compiled, error) {
+func compile(r Rule, revoked *Revocations, factories []Factory) (compiled, error) {
 	c := compiled{rule: r, digest: r.Digest()}
 	for _, p := range r.Repositories {
 		parsed, err := parsePattern(p)
@@ -97,7 +117,7 @@ func compile(r Rule, factories []Factory) (compiled, error) {
 		c.patterns = append(c.patterns, parsed)
 	}
 	for _, f := range factories {
-		v, err := f(r)
+		v, err := f(r, revoked)
 		switch {
 		case errors.Is(err, ErrNotApplicable):
 		case err != nil:
@@ -119,6 +139,7 @@ func compile(r Rule, factories []Factory) (compiled, error) {
 // included, and the resolved subject for each reference. The error joins all
 // failures; the map is usable only without one. Its kind is that of the most
 // stubborn failure: Denied and Invalid outrank Transient, which might go away.
+// Evidence that is missing is Waiting during its grace, see [Config].
 func (s *Set) Verify(ctx context.Context, env string, subjects []Subject) (Report, map[string]Subject, error) {
 	unique := dedupe(subjects)
 	evidence := make([]Evidence, len(unique))
@@ -182,6 +203,8 @@ func join(errs []error) error {
 	return &fault.Error{Op: op, Kind: fault.KindOf(worst), Hint: fault.HintOf(worst), Err: errors.Join(found...)}
 }
 
+// stubborn ranks Transient above Waiting: with a registry that fails, it is not
+// known yet what is missing.
 func stubborn(k fault.Kind) int {
 	switch k {
 	case fault.Denied:
@@ -190,7 +213,7 @@ func stubborn(k fault.Kind) int {
 		return 3
 	case fault.Internal:
 		return 2
-	case fault.Waiting:
+	case fault.Transient:
 		return 1
 	default:
 		return 0
@@ -210,6 +233,7 @@ func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error
 			"add a rule for "+named.Name+" under trust: in holdfast.yaml",
 			"no trust rule for %s %s in environment %q", named.Kind, named.Name, env))
 	}
+	seen := time.Now()
 	resolved, err := s.resolver.Resolve(ctx, sub)
 	if err != nil {
 		return Evidence{Subject: named, Rule: rule.rule.Name}, at(sub, fault.Wrap(fault.Transient, op, "", err))
@@ -219,7 +243,7 @@ func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error
 	}
 	e, err := s.cached(ctx, rule, resolved)
 	e.Subject, e.Rule = resolved, rule.rule.Name
-	return e, at(sub, err)
+	return e, at(sub, s.late(env, rule.key(resolved), seen, err))
 }
 
 // at puts the reference, and where the repository names it, in front of err.
@@ -275,21 +299,42 @@ func (c *compiled) before(p pattern, d *compiled, q pattern) bool {
 	return len(c.rule.Environments) > 0 && len(d.rule.Environments) == 0
 }
 
+// key is where the evidence for sub under c is kept.
+func (c *compiled) key(sub Subject) cacheKey { return cacheKey{subject: sub.Digest, rule: c.digest} }
+
 // cached returns the evidence for sub under c, at most one verification of a
 // digest and rule running at a time. Only success is kept: evidence that is
 // missing may arrive at any moment.
 func (s *Set) cached(ctx context.Context, c *compiled, sub Subject) (Evidence, error) {
-	key := cacheKey{subject: sub.Digest, rule: c.digest}
-	if e, ok := s.lookup(key); ok {
-		return e, nil
+	for {
+		epoch := s.revocations.Epoch()
+		if err := s.revocations.Check(digestAnchor(sub)); err != nil {
+			return Evidence{Checks: []Check{{Name: "revocation", Found: err.Error(), Want: "an artifact that nobody revoked"}}}, err
+		}
+		if e, ok := s.lookup(c.key(sub)); ok {
+			return e, nil
+		}
+		e, err := s.share(ctx, c, sub, epoch)
+		// What was looked at while something was revoked may rest on it: it is
+		// looked at again, whatever came of it.
+		if s.revocations.Epoch() == epoch {
+			return e, err
+		}
 	}
+}
+
+func digestAnchor(s Subject) Anchor { return Anchor{Kind: AnchorDigest, Value: s.Digest.String()} }
+
+// share verifies sub under c, or waits for the same verification that another
+// caller began under the same revocations.
+func (s *Set) share(ctx context.Context, c *compiled, sub Subject, epoch int) (Evidence, error) {
 	type result struct {
 		evidence Evidence
 		err      error
 	}
 	// The repository is part of the flight's key, not of the cache's: a
 	// failure in one repository says nothing about a copy in another.
-	flight := sub.Name + "@" + sub.Digest.String() + " " + c.digest.String()
+	flight := fmt.Sprintf("%s@%s %s %d", sub.Name, sub.Digest, c.digest, epoch)
 	ch := s.flight.DoChan(flight, func() (any, error) {
 		// Others may wait for this result, so the first caller's
 		// cancellation does not end it; the budget does.
@@ -297,7 +342,10 @@ func (s *Set) cached(ctx context.Context, c *compiled, sub Subject) (Evidence, e
 		defer cancel()
 		e, err := c.verify(ctx, sub)
 		if err == nil {
-			s.store(key, e)
+			err = s.revocations.Check(e.RestsOn...)
+		}
+		if err == nil && s.revocations.Epoch() == epoch {
+			s.store(c.key(sub), e)
 		}
 		return result{e, err}, nil
 	})
@@ -324,7 +372,7 @@ func (c *compiled) verify(ctx context.Context, sub Subject) (Evidence, error) {
 	}
 	_ = g.Wait() // the functions return nil
 
-	out := Evidence{Subject: sub, Rule: c.rule.Name, Facts: map[string]any{}}
+	out := Evidence{Subject: sub, Rule: c.rule.Name, Facts: map[string]any{}, RestsOn: []Anchor{digestAnchor(sub)}}
 	for i, e := range found {
 		if errors.Is(errs[i], ErrNotApplicable) {
 			errs[i] = nil
@@ -333,12 +381,15 @@ func (c *compiled) verify(ctx context.Context, sub Subject) (Evidence, error) {
 		if errs[i] == nil && !e.Verified() {
 			errs[i] = fault.New(fault.Denied, op, "", "%s: a verifier checked nothing or reports a failed check", sub.Pinned())
 		}
+		errs[i] = waiting(errs[i])
 		out.Checks = append(out.Checks, e.Checks...)
+		out.RestsOn = append(out.RestsOn, e.RestsOn...)
 		maps.Copy(out.Facts, e.Facts)
 		if out.NotAfter.IsZero() || (!e.NotAfter.IsZero() && e.NotAfter.Before(out.NotAfter)) {
 			out.NotAfter = e.NotAfter
 		}
 	}
+	out.RestsOn = Anchors(out.RestsOn)
 	if err := join(errs); err != nil {
 		return out, err
 	}
@@ -363,10 +414,20 @@ func (s *Set) lookup(key cacheKey) (Evidence, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.cache[key]
-	if !ok || (!e.NotAfter.IsZero() && !time.Now().Before(e.NotAfter)) {
+	if !ok || (!e.NotAfter.IsZero() && !s.now().Before(e.NotAfter)) || s.revocations.Check(e.RestsOn...) != nil {
 		return Evidence{}, false
 	}
 	return e.clone(), true
+}
+
+// now is the time of the wall clock, but never less than what has passed since
+// the start: setting the clock back makes nothing valid again.
+func (s *Set) now() time.Time {
+	passed := s.started.Add(time.Since(s.started)).Round(0)
+	if wall := time.Now().Round(0); wall.After(passed) {
+		return wall
+	}
+	return passed
 }
 
 func (s *Set) store(key cacheKey, e Evidence) {
@@ -386,5 +447,6 @@ func (s *Set) store(key cacheKey, e Evidence) {
 func (e Evidence) clone() Evidence {
 	e.Checks = slices.Clone(e.Checks)
 	e.Facts = maps.Clone(e.Facts)
+	e.RestsOn = slices.Clone(e.RestsOn)
 	return e
 }

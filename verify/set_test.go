@@ -33,6 +33,10 @@ func (r *resolver) Resolve(_ context.Context, s verify.Subject) (verify.Subject,
 	return s, nil
 }
 
+func (r *resolver) Peek(ctx context.Context, s verify.Subject) (verify.Subject, error) {
+	return r.Resolve(ctx, s)
+}
+
 type verifier func(context.Context, verify.Subject) (verify.Evidence, error)
 
 func (f verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
@@ -44,7 +48,12 @@ func accepts(_ context.Context, s verify.Subject) (verify.Evidence, error) {
 }
 
 func factory(v verifier) verify.Factory {
-	return func(verify.Rule) (verify.Verifier, error) { return v, nil }
+	return func(verify.Rule, *verify.Revocations) (verify.Verifier, error) { return v, nil }
+}
+
+// config is the least that a set needs.
+func config(rules ...verify.Rule) verify.Config {
+	return verify.Config{Rules: rules, Resolver: &resolver{}, Revocations: new(verify.Revocations)}
 }
 
 func rule(name string, patterns ...string) verify.Rule {
@@ -84,20 +93,29 @@ func TestNewSetRefuses(t *testing.T) {
 		"unknown SBOM format":     with(func(r *verify.Rule) { r.SBOM.Formats = []string{"swid"} }),
 		"one name twice":          {rule("r", "a.b/**"), rule("r", "c.d/**")},
 	} {
-		if _, err := verify.NewSet(rules, &resolver{}, factory(accepts)); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+		if _, err := verify.NewSet(config(rules...), factory(accepts)); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
 			t.Errorf("%s: %v (%v)", name, err, fault.KindOf(err))
 		}
 	}
-	good := []verify.Rule{rule("r", "ghcr.io/**")}
-	nothing := func(verify.Rule) (verify.Verifier, error) { return nil, fmt.Errorf("%w", verify.ErrNotApplicable) }
-	if _, err := verify.NewSet(good, &resolver{}); err == nil {
+	good := config(rule("r", "ghcr.io/**"))
+	nothing := func(verify.Rule, *verify.Revocations) (verify.Verifier, error) {
+		return nil, fmt.Errorf("%w", verify.ErrNotApplicable)
+	}
+	if _, err := verify.NewSet(good); err == nil {
 		t.Error("a set without verifiers")
 	}
-	if _, err := verify.NewSet(good, &resolver{}, nothing); err == nil {
+	if _, err := verify.NewSet(good, nothing); err == nil {
 		t.Error("a rule without a verifier")
 	}
-	if _, err := verify.NewSet(good, nil, factory(accepts)); err == nil {
+	without := good
+	without.Resolver = nil
+	if _, err := verify.NewSet(without, factory(accepts)); err == nil {
 		t.Error("a set without a resolver")
+	}
+	without = good
+	without.Revocations = nil
+	if _, err := verify.NewSet(without, factory(accepts)); err == nil {
+		t.Error("a set in which nothing can be revoked")
 	}
 }
 
@@ -109,7 +127,7 @@ func TestMostSpecificRule(t *testing.T) {
 		rule("all", "**"), rule("acme", "ghcr.io/acme/**"), rule("acme again", "ghcr.io/acme/**"), production,
 		rule("one below", "ghcr.io/acme/*"), rule("shop", "ghcr.io/acme/shop"), rule("hub", "docker.io/library/*"),
 	}
-	set, err := verify.NewSet(rules, &resolver{}, factory(accepts))
+	set, err := verify.NewSet(config(rules...), factory(accepts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +150,7 @@ func TestMostSpecificRule(t *testing.T) {
 
 func TestVerifyCollectsAllFailures(t *testing.T) {
 	t.Parallel()
-	set, err := verify.NewSet([]verify.Rule{rule("r", "ghcr.io/**")}, &resolver{}, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+	set, err := verify.NewSet(config(rule("r", "ghcr.io/**")), factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
 		switch s.Digest {
 		case digest.FromString("none"):
 			return verify.Evidence{}, nil // zero evidence
@@ -175,7 +193,9 @@ func TestCache(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int32
 	res := &resolver{}
-	set, err := verify.NewSet([]verify.Rule{rule("r", "ghcr.io/**")}, res, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+	conf := config(rule("r", "ghcr.io/**"))
+	conf.Resolver = res
+	set, err := verify.NewSet(conf, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
 		calls.Add(1)
 		e, err := accepts(ctx, s)
 		switch s.Digest {
@@ -218,7 +238,7 @@ func TestVerifyHonoursTheContext(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	defer close(release)
-	set, err := verify.NewSet([]verify.Rule{rule("r", "ghcr.io/**")}, &resolver{}, factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
+	set, err := verify.NewSet(config(rule("r", "ghcr.io/**")), factory(func(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
 		<-release
 		return accepts(ctx, s)
 	}))

@@ -3,9 +3,10 @@
 // the [Evidence] that was found.
 //
 // It guarantees that zero evidence is a denial, that a subject nobody claims is
-// a denial, and that every later stage sees name@digest only: a tag is resolved
-// once, here. It refuses to be built without a verifier or without a trusted
-// identity.
+// a denial, that what is revoked counts for nothing from that moment on, cached
+// or under way, and that every later stage sees name@digest only: a tag is
+// resolved once, here. It refuses to be built without a verifier, without a
+// trusted identity, or without a way to revoke.
 package verify
 
 import (
@@ -101,9 +102,19 @@ func (r Report) Digest() digest.Digest {
 type Verifier interface {
 	// Verify returns evidence about s, whose Digest is set. An error wrapping
 	// ErrNotApplicable means "not my kind"; any other error means that s MUST
-	// NOT be deployed. Evidence with a failed check may come with the error so
-	// that a person can see what was looked at.
+	// NOT be deployed. One wrapping ErrMissing means that there is nothing to
+	// judge yet: it MUST NOT stand for evidence that is wrong, nor for a registry
+	// that fails. Evidence with a failed check may come with the error so that a
+	// person can see what was looked at.
 	Verify(ctx context.Context, s Subject) (Evidence, error)
+}
+
+// Fingerprinter is a [Verifier] whose evidence may come or change later.
+type Fingerprinter interface {
+	// Fingerprint returns a digest over the lists that a verification of s would
+	// begin with. It changes when they do, proves nothing, and is cheap: it
+	// downloads no evidence.
+	Fingerprint(ctx context.Context, s Subject) (digest.Digest, error)
 }
 
 // Resolver turns a reference into the one digest that every later stage sees.
@@ -112,6 +123,10 @@ type Resolver interface {
 	// one. It does no I/O. A reference that does not parse is fault.Invalid.
 	Parse(s Subject) (Subject, error)
 	// Resolve returns s with Name and Digest set. A reference that carries a
-	// digest keeps it; a tag is looked up once. A registry failure is fault.Transient.
+	// digest keeps it; a tag is looked up once. A registry failure is
+	// fault.Transient, a tag that does not exist fault.Waiting.
 	Resolve(ctx context.Context, s Subject) (Subject, error)
+	// Peek is Resolve on the registry's bare word: a hint to look again, which
+	// costs less and MUST NOT be deployed.
+	Peek(ctx context.Context, s Subject) (Subject, error)
 }

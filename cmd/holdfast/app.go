@@ -24,9 +24,12 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/mask"
+	"github.com/holdfast-dev/holdfast/internal/telemetry"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/policy/gate"
 	"github.com/holdfast-dev/holdfast/reconciler"
+	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/commit"
 )
 
 // app is everything that one operator's file describes, wired together.
@@ -34,17 +37,24 @@ type app struct {
 	cfg        *config.Loaded
 	log        *slog.Logger
 	secrets    *secrets
+	revoked    *verify.Revocations
+	logs       *logRing
 	ledger     *ledger.Ledger
 	registry   *prometheus.Registry
+	traces     *telemetry.Traces
 	targets    *targetSet
+	herald     *herald
 	reconciler *reconciler.Reconciler
 }
 
 // newApp opens the state directory, which locks it, and wires everything up. It
 // starts nothing.
 func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets) (*app, error) {
-	a := &app{cfg: cfg, log: log, secrets: sec, registry: prometheus.NewRegistry()}
-	if err := errors.Join(a.registry.Register(collectors.NewGoCollector()), a.registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))); err != nil {
+	a := &app{cfg: cfg, secrets: sec, revoked: &verify.Revocations{}, logs: newLogRing(sec.scrub), registry: prometheus.NewRegistry()}
+	a.log = slog.New(a.logs.tee(log.Handler()))
+	log = a.log
+	if err := errors.Join(a.registry.Register(collectors.NewGoCollector()), a.registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
+		telemetry.RegisterBuild(a.registry, version)); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
@@ -57,7 +67,10 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 		return nil, err
 	}
 	var err error
-	if a.ledger, err = openLedger(ctx, cfg, log); err != nil {
+	if a.traces, err = newTraces(ctx, cfg, sec, log, a.registry); err != nil {
+		return nil, err
+	}
+	if a.ledger, err = openLedger(ctx, cfg, a.lags); err != nil {
 		return nil, err
 	}
 	if err := a.wire(ctx); err != nil {
@@ -67,7 +80,7 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 }
 
 func (a *app) wire(ctx context.Context) error {
-	artifacts, err := newArtifacts(a.cfg, a.secrets)
+	artifacts, err := newArtifacts(a.cfg, a.secrets, a.revoked, evidenceGrace(a.cfg))
 	if err != nil {
 		return err
 	}
@@ -80,28 +93,48 @@ func (a *app) wire(ctx context.Context) error {
 	}
 	var repos []reconciler.Repository
 	for i := range a.cfg.Repositories {
-		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies)
+		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies, a.revoked)
 		if err != nil {
 			return err
 		}
 		repos = append(repos, repo)
 	}
+	signers, err := newSigners(a.cfg.Orders.Signers)
+	if err != nil {
+		return err
+	}
+	measured, err := telemetry.MeasureLedger(a.registry, a.ledger)
+	if err != nil {
+		return err
+	}
+	if a.herald, err = newHerald(a.cfg, a.secrets, a.log, a.registry, a.targets); err != nil {
+		return err
+	}
 	a.reconciler, err = reconciler.New(reconciler.Config{
 		Repositories: repos,
 		Artifacts:    artifacts,
-		Gate:         gate.New(a.ledger, gate.Limits{MaxDeletes: a.cfg.Limits.MaxDeletes}),
-		Ledger:       a.ledger,
+		Gate:         gate.New(measured, gate.Limits{MaxDeletes: a.cfg.Limits.MaxDeletes, MaxDeleteShare: a.cfg.Limits.MaxDeleteShare}),
+		Ledger:       measured,
 		StateDir:     filepath.Join(a.cfg.StateDir, "reconciler"),
 		Workers:      a.cfg.Workers,
 		Log:          a.log,
 		Metrics:      a.registry,
+		Tracer:       a.traces.Tracer(),
 		Scrub:        a.secrets.scrub,
+		Revocations:  a.revoked,
+		OrderMaxAge:  time.Duration(a.cfg.Orders.MaxAge),
+		Marks:        clusterMarks{a.targets.clusters, a.ledger},
+		Events:       a.herald.tell,
+		Signer: func(order, signature []byte, now time.Time) (string, error) {
+			return commit.VerifyDocument(commit.NamespaceOrder, signers, order, signature, now, a.revoked)
+		},
 	})
 	return err
 }
 
-// started records that the daemon starts, and with which configuration.
-func (a *app) started(ctx context.Context) error {
+// started records that the daemon starts, and with which configuration. One
+// that may not take the place of the last is refused; see [app.admit].
+func (a *app) started(ctx context.Context, requireSigned string) error {
 	self, err := selfDigest()
 	if err != nil {
 		return err
@@ -110,13 +143,12 @@ func (a *app) started(ctx context.Context) error {
 	if _, err := a.ledger.Append(ctx, ledger.Entry{Type: ledger.Started, Note: note}, nil); err != nil {
 		return err
 	}
-	_, err = a.ledger.Append(ctx, ledger.Entry{Type: ledger.Configuration, Note: a.cfg.Digest.String()}, nil)
-	return err
+	return a.admit(ctx, requireSigned)
 }
 
 func (a *app) close() error {
 	a.reconciler.Close()
-	return a.ledger.Close()
+	return errors.Join(a.ledger.Close(), a.traces.Close(context.Background()))
 }
 
 // selfDigest returns the SHA-256 of the running binary in hex.
@@ -184,6 +216,9 @@ func (s *secrets) load(cfg *config.Loaded) error {
 	}
 	for _, r := range cfg.Registries {
 		files = append(files, r.PasswordFile)
+	}
+	for _, f := range cfg.Telemetry.Headers {
+		files = append(files, f)
 	}
 	for _, e := range cfg.Environments {
 		if k := e.Kubernetes; k != nil && k.Kubeconfig != "" {
@@ -302,7 +337,7 @@ func newLogger(w io.Writer, format string, level slog.Level, sec *secrets) *slog
 	if format == "text" {
 		h = slog.NewTextHandler(masked, o)
 	}
-	log := slog.New(h)
+	log := slog.New(telemetry.WithTraceID(h))
 	// Libraries that log by themselves get the same masks.
 	slog.SetDefault(log)
 	klog.SetSlogLogger(log)

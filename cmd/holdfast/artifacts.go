@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -12,9 +13,27 @@ import (
 	"github.com/holdfast-dev/holdfast/verify/sigstore"
 )
 
+// defaultEvidenceGrace is how long missing evidence is waited for where an
+// environment does not say.
+const defaultEvidenceGrace = 10 * time.Minute
+
+// evidenceGrace returns how long an environment waits for missing evidence.
+func evidenceGrace(cfg *config.Loaded) func(string) time.Duration {
+	return func(env string) time.Duration {
+		for _, e := range cfg.Environments {
+			if e.Name == env {
+				return e.EvidenceGrace.Or(defaultEvidenceGrace)
+			}
+		}
+		return defaultEvidenceGrace
+	}
+}
+
 // newArtifacts wires the trust rules to the verifiers: a new verifier is a
-// folder below verify and a line here.
-func newArtifacts(cfg *config.Loaded, sec *secrets) (*verify.Set, error) {
+// folder below verify and a line here. What is added to revoked later counts at
+// once. A command that answers now, and does not come back, waits for no
+// evidence: its grace is nil.
+func newArtifacts(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations, grace func(string) time.Duration) (*verify.Set, error) {
 	client, err := newRegistryClient(cfg, sec)
 	if err != nil {
 		return nil, err
@@ -24,8 +43,11 @@ func newArtifacts(cfg *config.Loaded, sec *secrets) (*verify.Set, error) {
 		return nil, err
 	}
 	store := sigstore.NewStore(client)
-	attestations := func(r verify.Rule) (verify.Attestor, error) { return sigstore.New(store, r) }
-	return verify.NewSet(rules, client, sigstore.Factory(store), sbom.Factory(attestations))
+	attestations := func(r verify.Rule, revoked *verify.Revocations) (verify.Attestor, error) {
+		return sigstore.New(store, r, revoked)
+	}
+	return verify.NewSet(verify.Config{Rules: rules, Resolver: client, Revocations: revoked, Grace: grace},
+		sigstore.Factory(store), sbom.Factory(attestations))
 }
 
 func newRegistryClient(cfg *config.Loaded, sec *secrets) (*registry.Client, error) {

@@ -17,6 +17,8 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/sources"
 	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/kubernetes"
+	"github.com/holdfast-dev/holdfast/verify"
 )
 
 // checked is what check found out about one stack.
@@ -29,28 +31,33 @@ type checked struct {
 	Artifacts   []string          `json:"artifacts,omitempty"`
 	Error       *replyError       `json:"error,omitempty"`
 	Problems    []*config.Problem `json:"problems,omitempty"`
+	// Access is what the account needs in the cluster; with --access only.
+	Access []kubernetes.Right `json:"access,omitempty"`
 
 	err error
 }
 
 func newCheck() *cobra.Command {
-	var file, repo, name, schema, output string
+	var file, repo, name, schema, ref, output string
+	var access bool
 	c := &cobra.Command{
-		Use: "check -c FILE [--repo DIR]", Short: "Check the operator's file, and a repository against it", Args: cobra.NoArgs,
+		Use: "check -c FILE [--repo DIR [--access]]", Short: "Check the operator's file, and a repository against it", Args: cobra.NoArgs,
 		Long: `Check the operator's file: every field, every file that it names, every policy.
 With --repo, check a working tree of a desired-state repository as well: every
 stack file, whether the operator's map grants it, and whether it renders. No
 cluster and no network is needed.
 
---schema operator|stack prints the JSON Schema of a file, for your editor.`,
+--access asks the clusters which rights the account lacks that the stacks need,
+and prints the roles that would grant them. Nothing is written.
+
+--schema operator|stack prints the JSON Schema of a file, for your editor, and
+--reference operator|stack every field of it with its default and its meaning.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if schema != "" {
-				b, err := config.Schema(schema)
-				if err != nil {
-					return usageError{err}
-				}
-				_, err = cmd.OutOrStdout().Write(b)
-				return err
+			switch {
+			case schema != "":
+				return printDocument(cmd, config.Schema, schema)
+			case ref != "":
+				return printDocument(cmd, config.Reference, ref)
 			}
 			if file == "" {
 				return usageError{errors.New("name the operator's file with -c")}
@@ -59,7 +66,10 @@ cluster and no network is needed.
 			if err != nil {
 				return err
 			}
-			found, err := checkAll(cmd.Context(), cfg, repo, name)
+			if access && repo == "" {
+				return usageError{errors.New("--access is about the stacks of a repository: name it with --repo")}
+			}
+			found, grants, err := checkAll(cmd.Context(), cfg, repo, name, access)
 			if err != nil {
 				return err
 			}
@@ -67,10 +77,10 @@ cluster and no network is needed.
 				if found == nil {
 					found = []checked{}
 				}
-				if err := printJSON(cmd.OutOrStdout(), map[string]any{"config": cfg.Path, "digest": cfg.Digest, "stacks": found}); err != nil {
+				if err := printJSON(cmd.OutOrStdout(), checkReport{Config: cfg.Path, Digest: cfg.Digest, Stacks: found, Grants: grants}); err != nil {
 					return err
 				}
-			} else if err := printChecked(cmd, cfg, found); err != nil {
+			} else if err := errors.Join(printChecked(cmd, cfg, found), printAccess(cmd.OutOrStdout(), found, grants)); err != nil {
 				return err
 			}
 			return worst(found)
@@ -79,25 +89,42 @@ cluster and no network is needed.
 	c.Flags().StringVarP(&file, "config", "c", "", "operator's file")
 	c.Flags().StringVar(&repo, "repo", "", "working tree of a desired-state repository")
 	c.Flags().StringVar(&name, "repository", "", "which repository of the operator's file it is; needed where there are several")
+	c.Flags().BoolVar(&access, "access", false, "ask the clusters which rights are missing")
 	c.Flags().StringVar(&schema, "schema", "", "print the JSON Schema of the operator or the stack file")
+	c.Flags().StringVar(&ref, "reference", "", "print every field of the operator or the stack file, in Markdown")
 	outputFlag(c, &output)
 	return c
 }
 
+// printDocument prints what was made of the types of a configuration file.
+func printDocument(cmd *cobra.Command, make func(string) ([]byte, error), which string) error {
+	b, err := make(which)
+	if err != nil {
+		return usageError{err}
+	}
+	_, err = cmd.OutOrStdout().Write(b)
+	return err
+}
+
 // checkAll builds everything that the operator's file describes, and with a
-// repository its stacks. It opens no state directory and no connection.
-func checkAll(ctx context.Context, cfg *config.Loaded, dir, name string) ([]checked, error) {
-	d, err := offline(ctx, cfg, name)
+// repository its stacks. It opens no state directory, and no connection but to
+// ask for access, where it returns the missing roles by environment as well.
+func checkAll(ctx context.Context, cfg *config.Loaded, dir, name string, access bool) ([]checked, map[string]string, error) {
+	connect := anywhere
+	if access {
+		connect = restConfig
+	}
+	d, err := offline(ctx, cfg, name, connect)
 	if err != nil || dir == "" {
-		return nil, err
+		return nil, nil, err
 	}
 	snap, err := workingTree(dir, d.repo)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	stacks, err := d.discover(ctx, snap)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := make([]checked, 0, len(stacks))
 	for _, s := range stacks {
@@ -113,35 +140,39 @@ func checkAll(ctx context.Context, cfg *config.Loaded, dir, name string) ([]chec
 			for _, a := range r.Artifacts {
 				c.Artifacts = append(c.Artifacts, a.Reference)
 			}
+			if access && c.err == nil {
+				c.Access, c.err = stackAccess(ctx, t, r)
+			}
 		}
 		c.Error = newReplyError(c.err, func(s string) string { return s })
 		c.Problems = config.Problems(c.err)
 		out = append(out, c)
 	}
-	return out, nil
+	grants, err := missingRoles(ctx, d.targets.clusters, out)
+	return out, grants, err
 }
 
-// offline wires up what needs no state, no cluster and no network.
-func offline(ctx context.Context, cfg *config.Loaded, repository string) (*discoverer, error) {
+// offline wires up what needs no state and, until it is asked to, opens no connection.
+func offline(ctx context.Context, cfg *config.Loaded, repository string, connect func(*config.Kubernetes) (*rest.Config, error)) (*discoverer, error) {
 	sec := &secrets{}
 	// Masks are compared with nothing here, so any key will do.
 	if err := sec.use(make([]byte, 32), cfg); err != nil {
 		return nil, err
 	}
-	if _, err := newArtifacts(cfg, sec); err != nil {
+	if _, err := newArtifacts(cfg, sec, new(verify.Revocations), nil); err != nil {
 		return nil, err
 	}
 	ps, err := newPolicies(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	ts, err := newTargetSet(cfg, sec, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), anywhere)
+	ts, err := newTargetSet(cfg, sec, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), connect)
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
 	for i := range cfg.Repositories {
-		_, err := newRepository(&cfg.Repositories[i], cfg, ts, ps)
+		_, err := newRepository(&cfg.Repositories[i], cfg, ts, ps, new(verify.Revocations))
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -196,6 +227,9 @@ func (f withoutGit) ReadDir(name string) ([]fs.DirEntry, error) {
 func printChecked(cmd *cobra.Command, cfg *config.Loaded, found []checked) error {
 	w := cmd.OutOrStdout()
 	fmt.Fprintf(w, "%s is valid: %d repositories, %d environments, %d trust rules.\n", cfg.Path, len(cfg.Repositories), len(cfg.Environments), len(cfg.Trust))
+	if cfg.Signed != nil {
+		fmt.Fprintf(w, "signed.files: %s\n", cfg.FilesDigest())
+	}
 	if len(found) == 0 {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,8 +10,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,10 +20,46 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/verify"
 )
+
+// startTimeout is how long a command waits for a daemon that is starting.
+const startTimeout = 10 * time.Second
+
+// maxRequest is the largest command on the socket in bytes.
+const maxRequest = 1 << 20
+
+// command is what is asked of the daemon, or done alone.
+type command struct {
+	Verb   string    `json:"verb"`
+	Stack  string    `json:"stack,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	Until  time.Time `json:"until,omitzero"`
+	// Anchor is what to revoke.
+	Anchor verify.Anchor `json:"anchor,omitzero"`
+	// Kind, Name and To say which order to draw up.
+	Kind string `json:"kind,omitempty"`
+	Name string `json:"name,omitempty"`
+	To   string `json:"to,omitempty"`
+	// Order and Signature are an order that is handed in.
+	Order     []byte `json:"order,omitempty"`
+	Signature []byte `json:"signature,omitempty"`
+}
+
+// lasting reports whether a command that was begun is finished although nobody
+// waits for the answer.
+func (c command) lasting() bool { return c.Verb != "plan" && c.Verb != "drift" && c.Verb != "status" }
+
+// local reports whether a command needs neither sources nor targets: it is
+// about what this daemon knows.
+func (c command) local() bool {
+	return slices.Contains([]string{"suspend", "resume", "revoke"}, c.Verb)
+}
 
 // reply is what the daemon answers on its socket.
 type reply struct {
+	Stacks   []string             `json:"stacks,omitempty"` // that a revocation concerns
+	Order    *reconciler.Order    `json:"order,omitempty"`  // to sign
 	Proposal *reconciler.Proposal `json:"proposal,omitempty"`
 	Findings []targets.Finding    `json:"findings,omitempty"`
 	Overview *reconciler.Overview `json:"overview,omitempty"`
@@ -131,7 +168,7 @@ func (a *app) publicHandler() http.Handler {
 		}
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		if !loopback(r.RemoteAddr) || !loopback(r.Host) {
 			http.Error(w, "the status is served to this machine only", http.StatusForbidden)
@@ -158,38 +195,55 @@ func loopback(addr string) bool {
 // may use them.
 func (a *app) socketHandler(daemon context.Context) http.Handler {
 	mux := http.NewServeMux()
-	command := func(verb string, ctx func(*http.Request) context.Context) {
-		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case <-a.reconciler.Ready():
-				answer(w, a.do(ctx(r), verb, r.FormValue("stack")))
-			default:
-				err := fault.New(fault.Waiting, "holdfast", "try again in a moment", "the daemon is starting")
-				answer(w, reply{Error: newReplyError(err, a.secrets.scrub)})
-			}
-		})
-	}
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		o := a.reconciler.Status()
-		answer(w, reply{Overview: &o})
+	mux.HandleFunc("POST /v1/command", func(w http.ResponseWriter, r *http.Request) {
+		var c command
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&c); err != nil {
+			http.Error(w, "not a command", http.StatusBadRequest)
+			return
+		}
+		ctx := r.Context()
+		if c.lasting() {
+			ctx = daemon
+		}
+		starting := time.NewTimer(startTimeout)
+		defer starting.Stop()
+		select {
+		case <-a.reconciler.Ready():
+			answer(w, a.do(ctx, c))
+		case <-ctx.Done():
+		case <-starting.C:
+			err := fault.New(fault.Waiting, "holdfast", "try again in a moment", "the daemon is starting")
+			answer(w, reply{Error: newReplyError(err, a.secrets.scrub)})
+		}
 	})
-	client := func(r *http.Request) context.Context { return r.Context() }
-	command("plan", client)
-	command("drift", client)
-	// An apply that was begun is finished, also when nobody waits for the answer.
-	command("apply", func(*http.Request) context.Context { return daemon })
+	mux.HandleFunc("GET /v1/logs", a.serveLogs)
 	return mux
 }
 
 // do carries out one command, in the daemon or alone.
-func (a *app) do(ctx context.Context, verb, stack string) reply {
+func (a *app) do(ctx context.Context, c command) reply {
 	var out reply
 	var err error
-	switch verb {
+	stack := c.Stack
+	switch c.Verb {
 	case "plan":
 		out.Proposal, err = a.reconciler.Plan(ctx, stack)
 	case "apply":
 		out.Proposal, err = a.reconciler.Apply(ctx, stack)
+	case "reconcile":
+		err = a.reconciler.Reconcile(ctx, stack)
+	case "suspend":
+		err = a.reconciler.Suspend(ctx, stack, c.Reason, c.Until)
+	case "resume":
+		err = a.reconciler.Resume(ctx, stack)
+	case "revoke":
+		out.Stacks, err = a.reconciler.Revoke(ctx, c.Anchor, c.Reason)
+	case "order":
+		var o reconciler.Order
+		o, err = a.reconciler.NewOrder(ctx, c.Kind, c.Name, c.To, c.Reason)
+		out.Order = &o
+	case "obey":
+		err = a.reconciler.Obey(ctx, c.Order, c.Signature)
 	case "drift":
 		names := []string{stack}
 		if stack == "" {
@@ -207,9 +261,11 @@ func (a *app) do(ctx context.Context, verb, stack string) reply {
 			errs = append(errs, err)
 		}
 		err = errors.Join(errs...)
-	default:
+	case "status":
 		o := a.reconciler.Status()
 		out.Overview = &o
+	default:
+		err = fault.New(fault.Invalid, "holdfast", "is the daemon of the same version?", "there is no command %q", c.Verb)
 	}
 	out.Error = newReplyError(err, a.secrets.scrub)
 	return out
@@ -220,8 +276,8 @@ func answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client is gone
 }
 
-// call asks the daemon behind a socket. ok is false if there is none.
-func call(ctx context.Context, socket, method, verb, stack string) (out reply, ok bool, err error) {
+// dial asks the daemon behind a socket. ok is false if there is none.
+func dial(ctx context.Context, socket, method, path string, body []byte) (resp *http.Response, ok bool, err error) {
 	client := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -229,22 +285,35 @@ func call(ctx context.Context, socket, method, verb, stack string) (out reply, o
 		},
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://holdfast/v1/"+verb+"?stack="+url.QueryEscape(stack), nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://holdfast/v1/"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, true, fmt.Errorf("ask the daemon: %w", err)
+	}
+	if resp, err = client.Do(req); err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, false, nil
+		}
+		return nil, true, fault.New(fault.Transient, "holdfast", "", "ask the daemon: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, true, errors.Join(fault.New(fault.Internal, "holdfast", "is the daemon of the same version?", "the daemon answered %s", resp.Status), resp.Body.Close())
+	}
+	return resp, true, nil
+}
+
+// call has the daemon behind a socket carry out a command. ok is false if there
+// is none.
+func call(ctx context.Context, socket string, c command) (out reply, ok bool, err error) {
+	body, err := json.Marshal(c)
 	if err != nil {
 		return out, true, fmt.Errorf("ask the daemon: %w", err)
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return out, false, nil
-		}
-		return out, true, fault.New(fault.Transient, "holdfast", "", "ask the daemon: %w", err)
+	resp, ok, err := dial(ctx, socket, http.MethodPost, "command", body)
+	if resp == nil {
+		return out, ok, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
-	if resp.StatusCode != http.StatusOK {
-		return out, true, fault.New(fault.Internal, "holdfast", "is the daemon of the same version?", "the daemon answered %s", resp.Status)
-	}
 	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
 		return out, true, fault.New(fault.Internal, "holdfast", "is the daemon of the same version?", "the daemon's answer: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/ledger/fsck"
+	"github.com/holdfast-dev/holdfast/reconciler"
 )
 
 // ledgerOrigin names the log; checkpoints are signed under it.
@@ -31,7 +32,7 @@ func ledgerKey(cfg *config.Loaded) string { return filepath.Join(cfg.StateDir, "
 func ledgerPub(cfg *config.Loaded) string { return filepath.Join(cfg.StateDir, "ledger.pub") }
 
 // openLedger opens the ledger for writing, which locks the state directory.
-func openLedger(ctx context.Context, cfg *config.Loaded, log *slog.Logger) (*ledger.Ledger, error) {
+func openLedger(ctx context.Context, cfg *config.Loaded, onLag func(context.Context, ledger.Lag)) (*ledger.Ledger, error) {
 	signer, vkey, err := ledger.LoadOrCreateKey(ledgerKey(cfg), ledgerOrigin)
 	if err != nil {
 		return nil, err
@@ -39,13 +40,19 @@ func openLedger(ctx context.Context, cfg *config.Loaded, log *slog.Logger) (*led
 	if err := os.WriteFile(ledgerPub(cfg), []byte(vkey+"\n"), 0o644); err != nil { // a public key
 		return nil, fmt.Errorf("ledger key: %w", err)
 	}
-	return ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: func(ctx context.Context, lag ledger.Lag) {
-		if lag.Entries == 0 {
-			log.InfoContext(ctx, "the ledger's checkpoint caught up")
-			return
-		}
-		log.ErrorContext(ctx, "the ledger's checkpoint lags: look at the state directory", slog.Uint64("entries", lag.Entries), slog.Duration("for", lag.For))
-	}})
+	return ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: onLag})
+}
+
+// lags says that the ledger's signed checkpoint is behind, or no longer.
+func (a *app) lags(ctx context.Context, lag ledger.Lag) {
+	e := reconciler.Event{Type: reconciler.EventLedger, Key: "ledger/lag", Time: time.Now().UTC(), Resolved: lag.Entries == 0, Message: "the ledger's checkpoint caught up"}
+	if lag.Entries == 0 {
+		a.log.InfoContext(ctx, "the ledger's checkpoint caught up")
+	} else {
+		e.Message, e.Hint = "the ledger's checkpoint lags", "look at the state directory: disk full or slow?"
+		a.log.ErrorContext(ctx, "the ledger's checkpoint lags", slog.Uint64("entries", lag.Entries), slog.Duration("for", lag.For), slog.String("hint", e.Hint))
+	}
+	a.herald.tell(e)
 }
 
 // ledgerFlags say where a ledger is: beside the operator's file, or anywhere

@@ -43,6 +43,7 @@ var errDenied = errors.New("denied")
 type usageError struct{ error }
 
 func main() {
+	worker()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -139,7 +140,8 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 denied, 4 drift or changes found.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		newRun(), newCheck(), newRender(), newVerify(), newPolicy(),
-		newPlan(), newApply(), newDrift(), newStatus(),
+		newPlan(), newApply(), newDrift(), newStatus(), newLogs(),
+		newReconcile(), newSuspend(), newResume(), newRollback(), newRecover(), newRevoke(),
 		newLedger(), newDemo(), newVersion(),
 	)
 	for _, c := range allCommands(root) {

@@ -107,7 +107,7 @@ func (f *renderFlags) render(ctx context.Context, dir string) ([]plan.Document, 
 func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sources.Snapshot, dir string) (targets.Target, error) {
 	file := path.Join(dir, config.StackFile)
 	if f.config != "" {
-		d, err := offline(ctx, cfg, f.repository)
+		d, err := offline(ctx, cfg, f.repository, anywhere)
 		if err != nil {
 			return nil, err
 		}
@@ -132,10 +132,15 @@ func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sour
 	if err != nil {
 		return nil, err
 	}
-	ts := &targetSet{log: slog.New(slog.DiscardHandler), clusters: map[string]*kubernetes.Cluster{}}
+	log := slog.New(slog.DiscardHandler)
+	renderer, err := newRenderer(log)
+	if err != nil {
+		return nil, err
+	}
+	ts := &targetSet{log: log, clusters: map[string]*kubernetes.Cluster{}}
 	// Rendering makes no request, so there is nothing to connect to.
 	ts.clusters[s.Spec.Environment], err = kubernetes.NewCluster(kubernetes.ClusterConfig{
-		REST: &rest.Config{Host: "https://127.0.0.1:1"}, Key: make([]byte, 32), Masker: masker,
+		REST: &rest.Config{Host: "https://127.0.0.1:1"}, Key: make([]byte, 32), Masker: masker, Lease: kubernetes.LeaseConfig{Off: true}, Renderer: renderer,
 	})
 	if err != nil {
 		return nil, err

@@ -29,12 +29,12 @@ import (
 // maxStacks is how many stack files one repository may hold.
 const maxStacks = 20_000
 
-func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet) (reconciler.Repository, error) {
+func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, revoked *verify.Revocations) (reconciler.Repository, error) {
 	src, err := newGitSource(rc, cfg.StateDir, ts.secrets)
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
-	verifier, err := newCommitVerifier(rc)
+	verifier, err := newCommitVerifier(rc, revoked)
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
@@ -42,6 +42,7 @@ func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps 
 	return reconciler.Repository{
 		Name:     rc.Name,
 		Interval: time.Duration(rc.Interval),
+		MaxAge:   time.Duration(rc.MaxAge),
 		Source:   src,
 		Authorise: func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error) {
 			return verifier.Verify(ctx, src, from, head, seen)
@@ -76,9 +77,22 @@ func newGitSource(rc *config.Repository, stateDir string, sec *secrets) (*git.So
 	return git.New(c)
 }
 
-func newCommitVerifier(rc *config.Repository) (*commit.Verifier, error) {
-	c := commit.Config{Repository: rc.Name, Anchor: rc.Anchor}
-	for _, s := range rc.Commits.Signers {
+func newCommitVerifier(rc *config.Repository, revoked *verify.Revocations) (*commit.Verifier, error) {
+	signers, err := newSigners(rc.Commits.Signers)
+	if err != nil {
+		return nil, err
+	}
+	c := commit.Config{Repository: rc.Name, Anchor: rc.Anchor, Signers: signers, Revocations: revoked}
+	for _, r := range rc.Commits.Rules {
+		c.Rules = append(c.Rules, commit.Rule{Paths: r.Paths, Signers: r.Signers})
+	}
+	return commit.New(c)
+}
+
+// newSigners reads the keys of signers.
+func newSigners(list []config.Signer) ([]commit.Signer, error) {
+	var out []commit.Signer
+	for _, s := range list {
 		signer := commit.Signer{Name: s.Name}
 		if s.NotBefore != nil {
 			signer.NotBefore = s.NotBefore.Time
@@ -102,12 +116,9 @@ func newCommitVerifier(rc *config.Repository) (*commit.Verifier, error) {
 			}
 			signer.OpenPGP = [][]byte{b}
 		}
-		c.Signers = append(c.Signers, signer)
+		out = append(out, signer)
 	}
-	for _, r := range rc.Commits.Rules {
-		c.Rules = append(c.Rules, commit.Rule{Paths: r.Paths, Signers: r.Signers})
-	}
-	return commit.New(c)
+	return out, nil
 }
 
 // discoverer finds the stacks of one repository.
@@ -205,6 +216,7 @@ func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
 	var errs []error
 	out.Schedule, err = drift.ParseSchedule(spec)
 	errs = append(errs, err)
+	out.Prune = reconciler.Prune(perm.Prune)
 	out.Drift = drift.Rules{Mode: drift.Mode(perm.DriftMode)}
 	for _, ig := range s.Spec.Drift.Ignore {
 		out.Drift.Ignore = append(out.Drift.Ignore, drift.Ignore{Kind: ig.Kind, Name: ig.Name, Path: ig.Path, Until: ig.Until.Time, Reason: ig.Reason})

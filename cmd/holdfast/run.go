@@ -41,7 +41,7 @@ func (f *logFlags) logger(cmd *cobra.Command, sec *secrets) *slog.Logger {
 }
 
 func newRun() *cobra.Command {
-	var file string
+	var file, requireSigned string
 	var lf logFlags
 	c := &cobra.Command{
 		Use: "run -c FILE", Short: "Run the daemon", Args: cobra.NoArgs,
@@ -51,10 +51,11 @@ func newRun() *cobra.Command {
 				return err
 			}
 			sec := &secrets{}
-			return serve(cmd.Context(), cfg, lf.logger(cmd, sec), sec)
+			return serve(cmd.Context(), cfg, lf.logger(cmd, sec), sec, requireSigned)
 		},
 	}
 	configFlag(c, &file)
+	c.Flags().StringVar(&requireSigned, "require-signed", "", "allowed_signers file: one of its keys must have signed the operator's file, whatever that says itself")
 	lf.add(c)
 	return c
 }
@@ -74,14 +75,15 @@ func configFlag(c *cobra.Command, file *string) {
 	}
 }
 
-// serve runs the daemon until ctx ends or one of its parts does.
-func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets) (err error) {
+// serve runs the daemon until ctx ends or one of its parts does. requireSigned
+// is the file that --require-signed names, or empty.
+func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets, requireSigned string) (err error) {
 	a, err := newApp(ctx, cfg, log, sec)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.close()) }()
-	if err := a.started(ctx); err != nil {
+	if err := a.started(ctx, requireSigned); err != nil {
 		return err
 	}
 	var g run.Group
@@ -98,6 +100,10 @@ func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 	add("ledger", a.ledger.Run)
 	add("targets", a.targets.run)
 	add("reconciler", a.reconciler.Run)
+	add("notifications", a.herald.run)
+	if err := a.hooks(ctx, add); err != nil {
+		return err
+	}
 	if err := a.listeners(ctx, add); err != nil {
 		return err
 	}

@@ -74,6 +74,9 @@ func TestScripts(t *testing.T) {
 					"git":      s.git,
 					"leaks":    s.leaks,
 					"exits":    s.exits,
+					"receiver": s.receiver,
+					"hook":     s.hook,
+					"kevent":   s.kubernetesEvent,
 				},
 			})
 		})
@@ -89,6 +92,7 @@ type script struct {
 	log    *lockedBuffer
 	closed bool // the Git server was stopped
 	env    *testscript.Env
+	mail   *mailroom
 }
 
 type lockedBuffer struct {
@@ -158,6 +162,7 @@ func (s *script) world(ts *testscript.TestScript, _ bool, args []string) {
 	})
 	for k, v := range map[string]string{
 		"REPO": s.w.Repo.Dir, "CONFIG": s.w.Config, "STATE": s.w.StateDir, "SITE": s.w.SiteDir, "NS": ns, "REGISTRY": s.w.Registry.Host, "WORLD": dir, "HTTP": s.w.HTTP,
+		"ALICE": s.w.Alice.KeyFile, "MALLORY": s.w.Mallory.KeyFile,
 	} {
 		ts.Setenv(k, v)
 	}

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -35,17 +38,13 @@ func (f *stackFlags) add(c *cobra.Command) *cobra.Command {
 
 // ask asks the daemon. Without one the command works alone, under the lock of
 // the state directory.
-func (f *stackFlags) ask(cmd *cobra.Command, verb, stack string) (reply, error) {
+func (f *stackFlags) ask(cmd *cobra.Command, c command) (reply, error) {
 	ctx := cmd.Context()
 	cfg, err := config.Load(f.config)
 	if err != nil {
 		return reply{}, err
 	}
-	method := http.MethodPost
-	if verb == "status" {
-		method = http.MethodGet
-	}
-	out, running, err := call(ctx, cfg.Listen.Socket, method, verb, stack)
+	out, running, err := call(ctx, cfg.Listen.Socket, c)
 	if running || err != nil {
 		return out, err
 	}
@@ -55,11 +54,13 @@ func (f *stackFlags) ask(cmd *cobra.Command, verb, stack string) (reply, error) 
 	if f.verbose {
 		w = cmd.ErrOrStderr()
 	}
-	return alone(ctx, cfg, newLogger(w, "text", slog.LevelInfo, sec), sec, verb, stack)
+	return alone(ctx, cfg, newLogger(w, "text", slog.LevelInfo, sec), sec, c)
 }
 
-// alone opens the state directory, takes the newest commits and does one command.
-func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets, verb, stack string) (out reply, err error) {
+// alone opens the state directory, takes the newest commits and does one
+// command. It holds the lock of the state directory, so that no daemon works on
+// it meanwhile, and writes to a cluster only with the lease there.
+func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets, c command) (out reply, err error) {
 	a, err := newApp(ctx, cfg, log, sec)
 	if errors.Is(err, ledger.ErrLocked) {
 		return reply{}, fault.Wrap(fault.Waiting, "holdfast", "ask the daemon through its socket, or stop it", err)
@@ -68,10 +69,16 @@ func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 		return reply{}, err
 	}
 	defer func() { err = errors.Join(err, a.close()) }()
-	if verb == "apply" {
-		if err := a.started(ctx); err != nil {
+	if c.lasting() {
+		if err := a.started(ctx, ""); err != nil {
 			return reply{}, err
 		}
+	}
+	if c.local() {
+		if err := a.reconciler.TakeUp(ctx); err != nil {
+			return reply{}, err
+		}
+		return a.do(ctx, c), nil
 	}
 	ctx, stop := context.WithCancel(ctx)
 	shared := make(chan error, 1)
@@ -84,7 +91,7 @@ func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 	if len(a.reconciler.Status().Stacks) == 0 && syncErr != nil {
 		return reply{}, syncErr
 	}
-	out = a.do(ctx, verb, stack)
+	out = a.do(ctx, c)
 	if out.Error == nil {
 		out.Error = newReplyError(syncErr, sec.scrub)
 	}
@@ -97,7 +104,7 @@ func newPlan() *cobra.Command {
 		Use: "plan STACK", Short: "Show what would change and whether it would be allowed", Args: cobra.ExactArgs(1),
 		Long: "Verify, render, judge and plan one stack at the newest commit, and write nothing.\nExit code 4: there are changes; 3: they are denied.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out, err := f.ask(cmd, "plan", args[0])
+			out, err := f.ask(cmd, command{Verb: "plan", Stack: args[0]})
 			if err != nil {
 				return err
 			}
@@ -118,7 +125,7 @@ func newApply() *cobra.Command {
 	c := &cobra.Command{
 		Use: "apply STACK", Short: "Bring one stack to the newest verified commit now", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out, err := f.ask(cmd, "apply", args[0])
+			out, err := f.ask(cmd, command{Verb: "apply", Stack: args[0]})
 			if err != nil {
 				return err
 			}
@@ -156,7 +163,7 @@ func newDrift() *cobra.Command {
 		Use: "drift [STACK]", Short: "Compare with the live world now, and change nothing", Args: cobra.MaximumNArgs(1),
 		Long: "Compare one stack, or all, with the live world and print what differs from what\nwas granted. Exit code 4: something does.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out, err := f.ask(cmd, "drift", optional(args))
+			out, err := f.ask(cmd, command{Verb: "drift", Stack: optional(args)})
 			if err != nil {
 				return err
 			}
@@ -187,27 +194,97 @@ func newDrift() *cobra.Command {
 
 func newStatus() *cobra.Command {
 	var f stackFlags
+	var watch bool
 	c := &cobra.Command{
 		Use: "status [STACK]", Short: "Show where every stack stands", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out, err := f.ask(cmd, "status", "")
+			if watch {
+				return f.watch(cmd, optional(args))
+			}
+			out, err := f.ask(cmd, command{Verb: "status"})
 			if err != nil {
 				return err
 			}
 			if out.Overview == nil {
 				return out.Error.err()
 			}
-			o := *out.Overview
-			if name := optional(args); name != "" {
-				return f.one(cmd, o, name)
-			}
-			if f.output == "json" {
-				return printJSON(cmd.OutOrStdout(), o)
-			}
-			return printStatus(cmd.OutOrStdout(), o)
+			return f.status(cmd, *out.Overview, optional(args))
 		},
 	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and print what changes; on a terminal the page is drawn again")
 	return f.add(c)
+}
+
+// status prints the overview, or one stack of it.
+func (f *stackFlags) status(cmd *cobra.Command, o reconciler.Overview, name string) error {
+	switch {
+	case name != "":
+		return f.one(cmd, o, name)
+	case f.output == "json":
+		return printJSON(cmd.OutOrStdout(), o)
+	}
+	return printStatus(cmd.OutOrStdout(), o)
+}
+
+// watchEvery is how often status --watch looks.
+const watchEvery = time.Second
+
+// watch prints the status again and again: the page anew on a terminal, else a
+// line for each stack whose state changed.
+func (f *stackFlags) watch(cmd *cobra.Command, name string) error {
+	ctx, w := cmd.Context(), cmd.OutOrStdout()
+	file, ok := w.(*os.File)
+	page := ok && term.IsTerminal(int(file.Fd())) && f.output == "text"
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		return err
+	}
+	last := map[string]string{}
+	for ctx.Err() == nil {
+		out, running, err := call(ctx, cfg.Listen.Socket, command{Verb: "status"})
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		case !running:
+			return fault.New(fault.Waiting, "holdfast.status", "start it: holdfast run", "no daemon answers on %s", cfg.Listen.Socket)
+		case out.Overview == nil:
+			return out.Error.err()
+		}
+		if page {
+			fmt.Fprint(w, "\x1b[H\x1b[2J\x1b[3J")
+			if err := f.status(cmd, *out.Overview, name); err != nil {
+				return err
+			}
+		} else if err := f.changes(w, *out.Overview, name, last); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchEvery):
+		}
+	}
+	return nil
+}
+
+// changes prints the stacks whose state is not the one in last, and notes it there.
+func (f *stackFlags) changes(w io.Writer, o reconciler.Overview, name string, last map[string]string) error {
+	for _, s := range o.Stacks {
+		state := fmt.Sprintf("%s %s %s %d", s.Phase, s.Applied, s.Message, len(s.Findings))
+		if name != "" && s.Stack != name || last[s.Stack] == state {
+			continue
+		}
+		last[s.Stack] = state
+		if f.output == "json" {
+			if err := json.NewEncoder(w).Encode(s); err != nil {
+				return fmt.Errorf("print: %w", err)
+			}
+			continue
+		}
+		fmt.Fprintf(w, "%s  %-12s %-12s %s  %s\n", s.Since.Format(time.RFC3339), s.Stack, s.Phase, dash(short(s.Applied)), clip(firstLine(s.Message)))
+	}
+	return nil
 }
 
 // one prints the status of one stack in full.
@@ -230,6 +307,12 @@ func (f *stackFlags) one(cmd *cobra.Command, o reconciler.Overview, name string)
 		}
 		if s.Hint != "" {
 			fmt.Fprintf(w, "hint: %s\n", s.Hint)
+		}
+		if rb := s.RolledBack; rb != nil {
+			fmt.Fprintf(w, "\nrolled back from %s to %s since %s, until a newer commit changes the stack: %s\n", short(rb.From), short(rb.To), rb.Since.Format(time.RFC3339), rb.Reason)
+		}
+		if s.Revoked != "" {
+			fmt.Fprintf(w, "\nwhat runs is not restored any more: %s\n", s.Revoked)
 		}
 		printFindings(w, s.Findings)
 		return nil

@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +23,7 @@ import (
 	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/internal/sandbox"
 	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/targets/kubernetes"
 	"github.com/holdfast-dev/holdfast/targets/plan"
@@ -44,6 +50,11 @@ type targetSet struct {
 	builders map[string]builder
 	clusters map[string]*kubernetes.Cluster // by environment
 	binaries map[string]string              // of Terraform, by environment
+	renderer *sandbox.Pool
+	// protected is what is Holdfast's own, which no Terraform may touch.
+	protected terraform.Protected
+
+	namespaces sync.Map // of stacks on a cluster, by environment/name
 }
 
 func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg prometheus.Registerer, connect func(*config.Kubernetes) (*rest.Config, error)) (*targetSet, error) {
@@ -56,7 +67,20 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 	ts := &targetSet{
 		cfg: cfg, secrets: sec, log: log, builders: builtinTargets(),
 		clusters: map[string]*kubernetes.Cluster{}, binaries: map[string]string{},
+		protected: terraform.Protected{Paths: ownFiles(cfg)},
 	}
+	identity, err := kubernetes.Identity(cfg.StateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		identity, err = "nobody", nil // a check on another machine, which takes no Lease and so can write nothing
+	}
+	if err != nil {
+		return nil, err
+	}
+	if ts.renderer, err = newRenderer(log); err != nil {
+		return nil, err
+	}
+	claims := sharedClaims{}
+	kinds := imageKinds(cfg)
 	for _, e := range cfg.Environments {
 		if k := e.Kubernetes; k != nil {
 			rc, err := connect(k)
@@ -66,10 +90,17 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 			rc.Wrap(counted(requests, e.Name))
 			ts.clusters[e.Name], err = kubernetes.NewCluster(kubernetes.ClusterConfig{
 				REST: rc, Namespace: k.Namespace, Key: sec.key("inventory " + e.Name),
-				Masker: sec.environment(e.Name), Log: log,
+				Masker: sec.environment(e.Name), Log: log, Renderer: ts.renderer,
+				ServiceAccount: kubernetes.UserOf(rc), Kinds: kinds, Injectors: injectors(k), Claims: claims.of(rc), Lease: kubernetes.LeaseConfig{
+					Off: k.Lease.Off, Name: k.Lease.Name, Duration: time.Duration(k.Lease.Duration), Identity: identity,
+				},
 			})
 			if err != nil {
 				return nil, fmt.Errorf("environment %s: %w", e.Name, err)
+			}
+			ts.protected.Namespaces = append(ts.protected.Namespaces, k.Namespace)
+			if user := kubernetes.UserOf(rc); user != "" {
+				ts.protected.Users = append(ts.protected.Users, user)
 			}
 		}
 		if t := e.Terraform; t != nil {
@@ -84,6 +115,88 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 		}
 	}
 	return ts, nil
+}
+
+// ownFiles returns the files that are Holdfast's own: the operator's file, what
+// it names, and the state directory. They are absolute.
+func ownFiles(cfg *config.Loaded) []string {
+	files := []string{cfg.StateDir, cfg.Path, cfg.Path + ".sig", cfg.Listen.Socket}
+	signers := func(list []config.Signer) {
+		for _, s := range list {
+			files = append(files, s.AllowedSignersFile, s.OpenPGPKeyFile)
+		}
+	}
+	signers(cfg.Orders.Signers)
+	if cfg.Signed != nil {
+		signers(cfg.Signed.Signers)
+	}
+	for _, r := range cfg.Repositories {
+		signers(r.Commits.Signers)
+		if a := r.Auth; a != nil {
+			files = append(files, a.TokenFile, a.SSHKeyFile, a.KnownHostsFile, a.CAFile)
+		}
+		if w := r.Webhook; w != nil {
+			files = append(files, w.SecretFile)
+		}
+	}
+	for _, e := range cfg.Environments {
+		if k := e.Kubernetes; k != nil {
+			files = append(files, k.Kubeconfig)
+		}
+		if t := e.Terraform; t != nil {
+			files = append(files, t.Mirror)
+			for _, set := range t.Credentials {
+				files = append(files, slices.Collect(maps.Values(set))...)
+			}
+		}
+	}
+	for _, t := range cfg.Trust {
+		files = append(files, t.TrustedRoot)
+		for _, k := range t.Keys {
+			files = append(files, k.File)
+		}
+	}
+	for _, r := range cfg.Registries {
+		files = append(files, r.PasswordFile, r.CAFile)
+	}
+	for _, p := range cfg.Policies {
+		files = append(files, p.Path)
+	}
+	for _, r := range cfg.Notify.Receivers {
+		files = append(files, r.URLFile, r.KeyFile, r.CAFile)
+	}
+	files = slices.DeleteFunc(files, func(f string) bool { return f == "" })
+	for i, f := range files {
+		files[i] = filepath.Clean(f)
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
+}
+
+// sharedClaims lets the environments of one cluster see what each other's stacks declare.
+type sharedClaims map[string]*kubernetes.Claims
+
+func (s sharedClaims) of(rc *rest.Config) *kubernetes.Claims {
+	if s[rc.Host] == nil {
+		s[rc.Host] = kubernetes.NewClaims()
+	}
+	return s[rc.Host]
+}
+
+func imageKinds(cfg *config.Loaded) []kubernetes.KindImages {
+	var out []kubernetes.KindImages
+	for _, k := range cfg.Kinds {
+		out = append(out, kubernetes.KindImages{Kind: k.Kind, Images: k.Images, None: k.None})
+	}
+	return out
+}
+
+func injectors(k *config.Kubernetes) []kubernetes.Injector {
+	var out []kubernetes.Injector
+	for _, in := range k.Injectors {
+		out = append(out, kubernetes.Injector{Manager: in.Manager, Subresource: in.Subresource, Kinds: in.Kinds, Paths: in.Paths, Images: in.Images})
+	}
+	return out
 }
 
 // counted counts the requests that go through a transport.
@@ -110,8 +223,9 @@ func (ts *targetSet) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, c := range ts.clusters {
 		g.Go(func() error { return c.Run(ctx) })
+		g.Go(func() error { return c.HoldLease(ctx) })
 	}
-	return g.Wait()
+	return errors.Join(g.Wait(), ts.renderer.Close())
 }
 
 func (ts *targetSet) build(target, dir string, s *config.Stack, p config.Permission, d drift.Rules) (targets.Target, error) {
@@ -126,7 +240,7 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 	k := s.Spec.Kubernetes
 	spec := kubernetes.Spec{
 		Stack: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, Namespace: k.Namespace,
-		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt,
+		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt, AdoptFrom: k.AdoptFrom,
 	}
 	if len(d.Ignore) > 0 {
 		spec.Yield = func(id plan.ObjectID, pointer string) bool { return d.Ignores(id, pointer, time.Now()) }
@@ -141,6 +255,7 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 	if spec.Kustomize = k.Kustomize; k.Kustomize == "" && len(k.Manifests) == 0 {
 		spec.Manifests = []string{"."}
 	}
+	ts.namespaces.Store(spec.Environment+"/"+spec.Stack, spec.Namespace)
 	return kubernetes.New(ts.clusters[s.Spec.Environment], spec)
 }
 
@@ -174,6 +289,7 @@ func (ts *targetSet) terraform(dir string, s *config.Stack, p config.Permission,
 		Binary: ts.binaries[env.Name], Mirror: env.Terraform.Mirror,
 		StateDir: filepath.Join(ts.cfg.StateDir, "terraform"), Environ: environ,
 		Masker: masker, Log: ts.log, Timeout: time.Duration(env.Terraform.Timeout),
+		Protected: ts.protected,
 	}, terraform.Spec{
 		Stack: s.Metadata.Name, Environment: env.Name, Dir: root, Workspace: t.Workspace, Variables: variables,
 	})

@@ -50,7 +50,7 @@ func newVerifyImage() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			set, err := newArtifacts(cfg, &secrets{})
+			set, err := newArtifacts(cfg, &secrets{}, new(verify.Revocations), nil)
 			if err != nil {
 				return err
 			}
@@ -117,7 +117,7 @@ func verifyCommit(ctx context.Context, cfg *config.Loaded, name, dir, from, rev 
 	if rc == nil {
 		return verify.Evidence{}, usageError{fmt.Errorf("say with --repository which of the %d repositories it is", len(cfg.Repositories))}
 	}
-	verifier, err := newCommitVerifier(rc)
+	verifier, err := newCommitVerifier(rc, nil)
 	if err != nil {
 		return verify.Evidence{}, err
 	}

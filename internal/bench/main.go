@@ -55,8 +55,9 @@ type result struct {
 	EditP99       float64 `json:"editToRevertedP99"`
 	DeleteP50     float64 `json:"deleteToRestoredP50"`
 	DeleteP99     float64 `json:"deleteToRestoredP99"`
-	ResyncCPU     float64 `json:"resyncCPUSeconds"`
-	ResyncReq     float64 `json:"resyncAPIRequests"`
+	Restart       float64 `json:"restartSeconds"`
+	IdleCore      float64 `json:"idleCorePercent"`
+	IdleReq       float64 `json:"idleAPIRequests"`
 	RSS           float64 `json:"rss"`
 	AnonRSS       float64 `json:"anonymousRSS"`
 	TofuPlan      float64 `json:"tofuPlan,omitempty"`
@@ -116,7 +117,8 @@ func print1(w io.Writer, r result) {
 	row("commit to live", "p50 %.0f ms, p99 %.0f ms", r.CommitP50, r.CommitP99)
 	row("edit to reverted", "p50 %.1f ms, p99 %.1f ms", r.EditP50, r.EditP99)
 	row("delete to restored", "p50 %.1f ms, p99 %.1f ms", r.DeleteP50, r.DeleteP99)
-	row("10 s with nothing to do", "%.3f CPU s, %.0f API requests", r.ResyncCPU, r.ResyncReq)
+	row("restart, configuration changed", "%.2f s until every stack is ready", r.Restart)
+	row("idle, polled every 30 s", "%.2f %% of a core, %.0f API requests in a minute (6 renew the lease)", r.IdleCore, r.IdleReq)
 	row("memory", "%.0f MiB RSS, of which %.0f MiB anonymous", r.RSS, r.AnonRSS)
 	if r.TofuPlan > 0 {
 		row("floor: bare tofu plan", "%.0f ms", r.TofuPlan)
@@ -159,7 +161,7 @@ func measure(ctx context.Context, n int, bin string, edits int) (_ result, err e
 	defer func() { err = errors.Join(err, b.world.Close()) }()
 	for _, step := range []func(context.Context) error{
 		b.namespaces, b.floor, func(ctx context.Context) error { return b.converge(ctx, bin) },
-		b.idle, b.memory,
+		func(ctx context.Context) error { return b.idle(ctx, bin) },
 		func(ctx context.Context) error { return b.repairs(ctx, edits) },
 		func(ctx context.Context) error { return b.commits(ctx, max(1, edits/5)) },
 		b.stop, b.terraform,
@@ -284,9 +286,24 @@ func (b *bench) converge(ctx context.Context, bin string) error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	if b.daemon, err = b.world.Daemon(bin, log); err != nil {
+	if b.result.Converge, err = b.start(ctx, bin, log); err != nil {
 		return err
+	}
+	b.result.Ratio = b.result.Converge / b.result.FloorSeconds
+	b.result.ObjectsPerSec = float64(b.result.Objects) / b.result.Converge
+	if b.result.CPU, err = cpuSeconds(b.daemon.PID()); err != nil {
+		return err
+	}
+	b.result.Requests, err = b.requests(ctx)
+	return err
+}
+
+// start starts the daemon and returns the seconds until every stack is ready.
+func (b *bench) start(ctx context.Context, bin string, log io.Writer) (float64, error) {
+	start := time.Now()
+	var err error
+	if b.daemon, err = b.world.Daemon(bin, log); err != nil {
+		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
@@ -298,23 +315,37 @@ func (b *bench) converge(ctx context.Context, bin string) error {
 		}
 		return len(o.Stacks) == b.n
 	})
-	if err != nil {
-		return err
-	}
-	b.result.Converge = time.Since(start).Seconds()
-	b.result.Ratio = b.result.Converge / b.result.FloorSeconds
-	b.result.ObjectsPerSec = float64(b.result.Objects) / b.result.Converge
-	if b.result.CPU, err = cpuSeconds(b.daemon.PID()); err != nil {
-		return err
-	}
-	b.result.Requests, err = b.requests(ctx)
-	return err
+	return time.Since(start).Seconds(), err
 }
 
-// idle measures what the daemon does while there is nothing to do.
-func (b *bench) idle(ctx context.Context) error {
-	settle := time.After(3 * time.Second)
-	<-settle
+// again restarts the daemon with another poll interval, and returns the seconds
+// until every stack is ready.
+func (b *bench) again(ctx context.Context, bin, from, to string) (float64, error) {
+	if err := b.daemon.Stop(); err != nil {
+		return 0, err
+	}
+	conf, err := os.ReadFile(b.world.Config)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(b.world.Config, []byte(strings.Replace(string(conf), "interval: "+from, "interval: "+to, 1)), 0o600); err != nil {
+		return 0, err
+	}
+	return b.start(ctx, bin, io.Discard)
+}
+
+const (
+	idleSettle = 45 * time.Second // longer than workers of renderings live
+	idleTime   = time.Minute
+)
+
+// idle measures what the daemon does while there is nothing to do, at the
+// interval that it polls with by default.
+func (b *bench) idle(ctx context.Context, bin string) (err error) {
+	if b.result.Restart, err = b.again(ctx, bin, "200ms", "30s"); err != nil {
+		return err
+	}
+	<-time.After(idleSettle)
 	cpu, err := cpuSeconds(b.daemon.PID())
 	if err != nil {
 		return err
@@ -323,17 +354,24 @@ func (b *bench) idle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	<-time.After(10 * time.Second)
+	<-time.After(idleTime)
 	cpu2, err := cpuSeconds(b.daemon.PID())
 	if err != nil {
 		return err
 	}
 	req2, err := b.requests(ctx)
-	b.result.ResyncCPU, b.result.ResyncReq = cpu2-cpu, req2-req
+	if err != nil {
+		return err
+	}
+	b.result.IdleCore, b.result.IdleReq = 100*(cpu2-cpu)/idleTime.Seconds(), req2-req
+	if err := b.memory(); err != nil {
+		return err
+	}
+	_, err = b.again(ctx, bin, "30s", "200ms")
 	return err
 }
 
-func (b *bench) memory(context.Context) error {
+func (b *bench) memory() error {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.daemon.PID()))
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,12 @@ type Loaded struct {
 	// Digest covers the file and every file that it names and that is no
 	// secret: what is granted under one key or policy is judged anew under another.
 	Digest digest.Digest
+	// Named is the digest of each file that this one names and that is no secret,
+	// by path; empty for one that is not there.
+	Named map[string]digest.Digest
+
+	raw  []byte            // the file
+	keys map[string][]byte // the files of those who may sign it, by path
 }
 
 // Load reads, checks and completes the operator's file. Every problem in it is
@@ -49,19 +56,29 @@ func Load(file string) (*Loaded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	l := &Loaded{Path: full, Digest: digest.FromBytes(b)}
-	d, err := decode(file, b, &l.Operator)
+	o, err := parse(file, b, filepath.Dir(full))
+	if err != nil {
+		return nil, err
+	}
+	l := &Loaded{Operator: *o, Path: full, raw: b}
+	return l, l.readNamed()
+}
+
+// parse decodes, checks and completes an operator's file that is in folder dir.
+// name is for errors.
+func parse(name string, b []byte, dir string) (*Operator, error) {
+	var o Operator
+	d, err := decode(name, b, &o)
 	if err != nil {
 		return nil, err
 	}
 	c := checker{document: d}
-	c.operator(&l.Operator)
+	c.operator(&o)
 	if err := d.err(); err != nil {
 		return nil, err
 	}
-	l.complete(filepath.Dir(full))
-	l.Digest, err = l.digest(b)
-	return l, err
+	o.complete(dir)
+	return &o, nil
 }
 
 // LoadTrust reads a file that holds the sections trust:, registries: and
@@ -115,31 +132,34 @@ func ParseStack(name string, b []byte) (*Stack, error) {
 	return &s, nil
 }
 
-// digest hashes the file's bytes and the content of what it names. A file that
-// is not there counts as such; who needs it will say so.
-func (l *Loaded) digest(b []byte) (digest.Digest, error) {
+// named returns the files that the file names and that hold no secret.
+func (o *Operator) named() ([]string, error) {
 	var files []string
-	for _, r := range l.Repositories {
-		if r.Auth != nil {
-			files = append(files, r.Auth.KnownHostsFile, r.Auth.CAFile)
-		}
-		for _, s := range r.Commits.Signers {
+	signers := func(list []Signer) {
+		for _, s := range list {
 			files = append(files, s.AllowedSignersFile, s.OpenPGPKeyFile)
 		}
 	}
-	for _, t := range l.Trust {
+	for _, r := range o.Repositories {
+		if r.Auth != nil {
+			files = append(files, r.Auth.KnownHostsFile, r.Auth.CAFile)
+		}
+		signers(r.Commits.Signers)
+	}
+	for _, t := range o.Trust {
 		files = append(files, t.TrustedRoot)
 		for _, k := range t.Keys {
 			files = append(files, k.File)
 		}
 	}
-	for _, r := range l.Registries {
+	for _, r := range o.Registries {
 		files = append(files, r.CAFile)
 	}
-	for _, s := range l.Orders.Signers {
-		files = append(files, s.AllowedSignersFile, s.OpenPGPKeyFile)
+	signers(o.Orders.Signers)
+	if o.Signed != nil {
+		signers(o.Signed.Signers)
 	}
-	for _, p := range l.Policies {
+	for _, p := range o.Policies {
 		if p.Path == "" {
 			continue
 		}
@@ -150,24 +170,40 @@ func (l *Loaded) digest(b []byte) (digest.Digest, error) {
 			return err
 		})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", fault.New(fault.Invalid, "internal/config.Load", "", "policy set %s: %w", p.Name, err)
+			return nil, fault.New(fault.Invalid, "internal/config.Load", "", "policy set %s: %w", p.Name, err)
 		}
 	}
+	return slices.DeleteFunc(files, func(f string) bool { return f == "" }), nil
+}
+
+// readNamed hashes the file and the content of what it names. A file that is
+// not there counts as such; who needs it will say so.
+func (l *Loaded) readNamed() error {
+	files, err := l.named()
+	if err != nil {
+		return err
+	}
+	l.Named, l.keys = map[string]digest.Digest{}, map[string][]byte{}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n", digest.FromBytes(b))
+	fmt.Fprintf(h, "%s\n", digest.FromBytes(l.raw))
 	for _, f := range files {
 		content, err := os.ReadFile(f)
 		switch {
-		case f == "":
 		case errors.Is(err, fs.ErrNotExist):
+			l.Named[f] = ""
 			fmt.Fprintf(h, "%q absent\n", f)
+			continue
 		case err != nil:
-			return "", fault.New(fault.Invalid, "internal/config.Load", "", "%w", err)
-		default:
-			fmt.Fprintf(h, "%q %s\n", f, digest.FromBytes(content))
+			return fault.New(fault.Invalid, "internal/config.Load", "", "%w", err)
+		}
+		l.Named[f] = digest.FromBytes(content)
+		fmt.Fprintf(h, "%q %s\n", f, l.Named[f])
+		if l.Signed.names(f) {
+			l.keys[f] = content
 		}
 	}
-	return digest.NewDigest(digest.SHA256, h), nil
+	l.Digest = digest.NewDigest(digest.SHA256, h)
+	return nil
 }
 
 // complete fills in defaults and makes paths absolute.
@@ -247,6 +283,15 @@ func (o *Operator) complete(dir string) {
 	}
 	for i := range o.Policies {
 		o.Policies[i].Path = abs(dir, o.Policies[i].Path)
+	}
+	for i := range o.Allow {
+		a := &o.Allow[i]
+		if len(a.Drift) == 0 {
+			a.Drift = []string{"report"}
+		}
+		if a.Ignore.Days == 0 {
+			a.Ignore.Days = defaultIgnoreDays
+		}
 	}
 	o.completeOperate(dir)
 }
@@ -538,6 +583,9 @@ func (c checker) policy(at string, p *Policy) {
 	}
 	for i, t := range p.Targets {
 		c.oneOf(fmt.Sprintf("%s.targets[%d]", at, i), "target", t, "kubernetes", "terraform")
+	}
+	if _, err := json.Marshal(p.Data); err != nil { // not a number, infinity
+		c.wrong(at+".data", "write what JSON can hold", "data of policy set %q: %v", p.Name, err)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // MinWebhookSecret is the least length of a webhook's secret in bytes. Whether
@@ -80,6 +82,9 @@ func (c checker) operate(o *Operator, envs map[string]*Environment) {
 			c.wrong("$.signed", "begin with 1 and count up with each signed file", "signed.counter is %d", s.Counter)
 		}
 		c.onlySSH("$.signed.signers", s.Signers)
+		if _, err := digest.Parse(s.Files); s.Files != "" && err != nil {
+			c.wrong("$.signed.files", "copy it from holdfast check", "%q is not a digest", s.Files)
+		}
 	}
 	if o.Limits.MaxDeleteShare < 0 || o.Limits.MaxDeleteShare > 100 {
 		c.wrong("$.limits.maxDeleteShare", "", "maxDeleteShare is %d, want 1 to 100", o.Limits.MaxDeleteShare)

@@ -6,10 +6,10 @@ const Version = "holdfast.dev/v1alpha1"
 // Operator is the operator's file, holdfast.yaml: the root of trust. Paths in
 // it are relative to the file's own folder.
 type Operator struct {
-	APIVersion   string        `json:"apiVersion" jsonschema:"enum=holdfast.dev/v1alpha1"`
-	Kind         string        `json:"kind" jsonschema:"enum=Holdfast"`
+	APIVersion   string        `json:"apiVersion" jsonschema:"enum=holdfast.dev/v1alpha1" jsonschema_description:"Version of this format."`
+	Kind         string        `json:"kind" jsonschema:"enum=Holdfast" jsonschema_description:"Says that this is an operator's file."`
 	StateDir     string        `json:"stateDir" jsonschema_description:"Folder for the ledger, the Git mirrors, local Terraform state and what is needed to go on after a restart. Holdfast locks it."`
-	Listen       Listen        `json:"listen,omitempty"`
+	Listen       Listen        `json:"listen,omitempty" jsonschema_description:"Where the daemon can be reached."`
 	Workers      int           `json:"workers,omitempty" jsonschema_description:"How many stacks are worked on at once; 8 by default."`
 	Repositories []Repository  `json:"repositories" jsonschema_description:"The desired-state repositories to watch."`
 	Environments []Environment `json:"environments" jsonschema_description:"Where stacks may be deployed to, and with which credentials."`
@@ -17,13 +17,13 @@ type Operator struct {
 	Trust        []Trust       `json:"trust,omitempty" jsonschema_description:"Which artifacts are trusted. An artifact that no rule matches is denied."`
 	Registries   []Registry    `json:"registries,omitempty" jsonschema_description:"How to reach registries that need credentials, a private CA or plain HTTP."`
 	Policies     []Policy      `json:"policies" jsonschema_description:"Sets of conftest policies, used by name in environments."`
-	Drift        DriftDefaults `json:"drift,omitempty"`
-	Limits       Limits        `json:"limits,omitempty"`
+	Drift        DriftDefaults `json:"drift,omitempty" jsonschema_description:"When everything is compared with the live world."`
+	Limits       Limits        `json:"limits,omitempty" jsonschema_description:"What one plan may do before a person has to look."`
 	Kinds        []Kind        `json:"kinds,omitempty" jsonschema_description:"Where objects of custom kinds name images. Declarations for the kinds of common operators are built in; an entry here takes their place."`
 	Orders       Orders        `json:"orders,omitempty" jsonschema_description:"Who may sign orders: to go back to an older commit, or to go on after the state directory was lost."`
 	Signed       *Signed       `json:"signed,omitempty" jsonschema_description:"Require that changes of this file are signed."`
 	Notify       Notify        `json:"notify,omitempty" jsonschema_description:"Who hears of drift, denials and recoveries."`
-	Telemetry    Telemetry     `json:"telemetry,omitempty"`
+	Telemetry    Telemetry     `json:"telemetry,omitempty" jsonschema_description:"Where traces go."`
 }
 
 // Listen says where the daemon can be reached.
@@ -35,22 +35,22 @@ type Listen struct {
 
 // Repository is one desired-state repository.
 type Repository struct {
-	Name     string     `json:"name"`
+	Name     string     `json:"name" jsonschema_description:"How it is called in allow, in logs and in the ledger; lower case letters, digits and dashes, at most 63."`
 	URL      string     `json:"url" jsonschema_description:"https://…, ssh://git@host/…, git@host:path, or an absolute path. http:// only to loopback."`
-	Branch   string     `json:"branch,omitempty" jsonschema_description:"main by default."`
+	Branch   string     `json:"branch,omitempty" jsonschema_description:"The branch that is followed, main by default."`
 	Interval Duration   `json:"interval,omitempty" jsonschema_description:"How often the branch is looked at, 30s by default, with 10 % jitter."`
 	Anchor   string     `json:"anchor,omitempty" jsonschema_description:"A commit that you trust as the start: history before it is not judged. Without one, all history is."`
 	Auth     *Auth      `json:"auth,omitempty" jsonschema_description:"Credentials, used for the host of url and for no other."`
 	Commits  Commits    `json:"commits" jsonschema_description:"Who may change which path."`
-	Limits   RepoLimits `json:"limits,omitempty"`
+	Limits   RepoLimits `json:"limits,omitempty" jsonschema_description:"What a snapshot may hold. More is an error."`
 	MaxAge   Duration   `json:"maxAge,omitempty" jsonschema_description:"For how long the head of the branch may be impossible to confirm before that is a finding, 1h by default."`
-	Webhook  *Webhook   `json:"webhook,omitempty"`
+	Webhook  *Webhook   `json:"webhook,omitempty" jsonschema_description:"How the forge says that something was pushed, so that it is looked at at once and not at the next interval. What it says is only a hint to look."`
 }
 
 // Webhook is how a forge says that something was pushed. What it says is only a
 // hint to look.
 type Webhook struct {
-	Provider   string `json:"provider" jsonschema:"enum=github,enum=gitlab,enum=gitea,enum=forgejo,enum=bitbucket"`
+	Provider   string `json:"provider" jsonschema:"enum=github,enum=gitlab,enum=gitea,enum=forgejo,enum=bitbucket" jsonschema_description:"Whose webhooks they are."`
 	SecretFile string `json:"secretFile" jsonschema_description:"File with the secret that the forge signs with, at least 16 bytes."`
 }
 
@@ -65,25 +65,25 @@ type Auth struct {
 
 // RepoLimits bound what a repository may hold.
 type RepoLimits struct {
-	Bytes      int64 `json:"bytes,omitempty" jsonschema_description:"Total bytes of the files read from one snapshot."`
-	FileBytes  int64 `json:"fileBytes,omitempty" jsonschema_description:"Bytes of one file."`
-	Files      int   `json:"files,omitempty" jsonschema_description:"Number of files."`
-	PathLength int   `json:"pathLength,omitempty" jsonschema_description:"Length of a path in bytes."`
+	Bytes      int64 `json:"bytes,omitempty" jsonschema_description:"Total bytes of the files read from one snapshot; 512 MiB if it is left out."`
+	FileBytes  int64 `json:"fileBytes,omitempty" jsonschema_description:"Bytes of one file; 16 MiB if it is left out."`
+	Files      int   `json:"files,omitempty" jsonschema_description:"Number of files; 100,000 if it is left out."`
+	PathLength int   `json:"pathLength,omitempty" jsonschema_description:"Length of a path in bytes; 1024 if it is left out."`
 }
 
 // Commits says who may change what.
 type Commits struct {
-	Signers []Signer     `json:"signers"`
+	Signers []Signer     `json:"signers" jsonschema_description:"Who signs commits. At least one: an unsigned history is not trusted."`
 	Rules   []CommitRule `json:"rules" jsonschema_description:"Each path that a commit changes must be allowed to its signer by a rule."`
 }
 
 // Signer is a person or a machine that signs commits.
 type Signer struct {
-	Name               string `json:"name"`
+	Name               string `json:"name" jsonschema_description:"How rules and the ledger call the signer; unique in its list."`
 	AllowedSignersFile string `json:"allowedSignersFile,omitempty" jsonschema_description:"SSH keys in the format of ssh-keygen(1), ALLOWED SIGNERS."`
 	OpenPGPKeyFile     string `json:"openpgpKeyFile,omitempty" jsonschema_description:"OpenPGP public keys, armoured or binary."`
-	NotBefore          *Date  `json:"notBefore,omitempty"`
-	NotAfter           *Date  `json:"notAfter,omitempty"`
+	NotBefore          *Date  `json:"notBefore,omitempty" jsonschema_description:"Since when the signer counts, at the time when Holdfast first saw the thing."`
+	NotAfter           *Date  `json:"notAfter,omitempty" jsonschema_description:"Until when the signer counts, at the time when Holdfast first saw the thing."`
 }
 
 // CommitRule allows signers to change paths.
@@ -94,11 +94,11 @@ type CommitRule struct {
 
 // Environment is a place to deploy to.
 type Environment struct {
-	Name       string            `json:"name"`
+	Name       string            `json:"name" jsonschema_description:"How allow and stacks call it; lower case letters, digits and dashes, at most 63."`
 	Policies   []string          `json:"policies" jsonschema_description:"Names of policy sets. At least one."`
 	Variables  map[string]string `json:"variables,omitempty" jsonschema_description:"Replace ${NAME} in manifests. A name that is not set here is an error."`
-	Kubernetes *Kubernetes       `json:"kubernetes,omitempty"`
-	Terraform  *Terraform        `json:"terraform,omitempty"`
+	Kubernetes *Kubernetes       `json:"kubernetes,omitempty" jsonschema_description:"A cluster. An environment has a cluster, a tool or both."`
+	Terraform  *Terraform        `json:"terraform,omitempty" jsonschema_description:"OpenTofu or Terraform."`
 	// EvidenceGrace is how long missing evidence is waited for.
 	EvidenceGrace Duration `json:"evidenceGrace,omitempty" jsonschema_description:"How long evidence that is missing is waited for from the first sight of an artifact, before it is a denial: build systems push first and sign seconds later. 10m by default; 0s is written as 1ns."`
 }
@@ -106,10 +106,10 @@ type Environment struct {
 // Kubernetes says how an environment's cluster is reached.
 type Kubernetes struct {
 	Kubeconfig string     `json:"kubeconfig,omitempty" jsonschema_description:"Kubeconfig file; without one the pod's own service account is used. exec and auth-provider plugins are refused."`
-	Context    string     `json:"context,omitempty"`
+	Context    string     `json:"context,omitempty" jsonschema_description:"Context of the kubeconfig. Empty: the current one."`
 	Namespace  string     `json:"namespace,omitempty" jsonschema_description:"Holdfast's own namespace there, for inventories, marks and the lease; holdfast-system by default. No stack may touch it."`
 	Injectors  []Injector `json:"injectors,omitempty" jsonschema_description:"Who else may add fields to managed objects. What nobody listed here adds to a pod template, RBAC, a webhook, the data of a ConfigMap or Secret, ownerReferences or finalizers is drift, and is removed."`
-	Lease      Lease      `json:"lease,omitempty"`
+	Lease      Lease      `json:"lease,omitempty" jsonschema_description:"How daemons that share a cluster agree on which one acts."`
 }
 
 // Injector is a second manager that may add fields to managed objects.
@@ -140,10 +140,10 @@ type Terraform struct {
 
 // Allow is one entry of the operator's map.
 type Allow struct {
-	Repository   string      `json:"repository"`
+	Repository   string      `json:"repository" jsonschema_description:"Name of a repository."`
 	Paths        []string    `json:"paths" jsonschema_description:"Globs on the folder of the stack file; ** crosses folders."`
-	Environments []string    `json:"environments"`
-	Targets      []string    `json:"targets" jsonschema:"enum=kubernetes,enum=terraform"`
+	Environments []string    `json:"environments" jsonschema_description:"Names of environments."`
+	Targets      []string    `json:"targets" jsonschema:"enum=kubernetes,enum=terraform" jsonschema_description:"What a stack may deploy to."`
 	Namespaces   []string    `json:"namespaces,omitempty" jsonschema_description:"Globs. Kubernetes only."`
 	Kinds        []string    `json:"kinds,omitempty" jsonschema_description:"Kind.group globs such as Deployment.apps or ConfigMap; namespaced kinds only unless named in full. Empty: all namespaced kinds."`
 	Credentials  []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
@@ -161,20 +161,20 @@ type IgnoreBound struct {
 
 // Trust is one rule about artifacts.
 type Trust struct {
-	Name               string     `json:"name"`
+	Name               string     `json:"name" jsonschema_description:"How evidence and the ledger call the rule."`
 	Kind               string     `json:"kind,omitempty" jsonschema:"enum=image" jsonschema_description:"Kind of artifact, image by default."`
 	Repositories       []string   `json:"repositories" jsonschema_description:"Globs on normalised names, segment by segment: ghcr.io/acme/**."`
 	Environments       []string   `json:"environments,omitempty" jsonschema_description:"Empty: all."`
-	Keys               []TrustKey `json:"keys,omitempty"`
-	Keyless            []Keyless  `json:"keyless,omitempty"`
+	Keys               []TrustKey `json:"keys,omitempty" jsonschema_description:"Public keys. A signature by one key or one identity of the rule is enough; a rule has at least one of them."`
+	Keyless            []Keyless  `json:"keyless,omitempty" jsonschema_description:"Identities in certificates of a Sigstore instance."`
 	TrustedRoot        string     `json:"trustedRoot,omitempty" jsonschema_description:"trusted_root.json of the Sigstore instance; required with keyless."`
 	InsecureIgnoreTlog bool       `json:"insecureIgnoreTlog,omitempty" jsonschema_description:"Accept signatures by key without a transparency log entry. Then nothing proves when a signature was made."`
-	SBOM               SBOM       `json:"sbom,omitempty"`
+	SBOM               SBOM       `json:"sbom,omitempty" jsonschema_description:"What is asked of the software bill of materials."`
 }
 
 // TrustKey is a public key.
 type TrustKey struct {
-	Name string `json:"name"`
+	Name string `json:"name" jsonschema_description:"How evidence calls the key."`
 	File string `json:"file,omitempty" jsonschema_description:"PEM file."`
 	PEM  string `json:"pem,omitempty" jsonschema_description:"The key itself."`
 }
@@ -188,23 +188,23 @@ type Keyless struct {
 
 // SBOM says what is asked of the software bill of materials.
 type SBOM struct {
-	Required bool     `json:"required,omitempty"`
+	Required bool     `json:"required,omitempty" jsonschema_description:"Ask for an SBOM attestation for the same digest, by a signer of the same rule."`
 	Formats  []string `json:"formats,omitempty" jsonschema:"enum=spdx,enum=cyclonedx" jsonschema_description:"Empty: both."`
 }
 
 // Registry says how one registry is reached.
 type Registry struct {
 	Host         string   `json:"host" jsonschema_description:"host or host:port. Credentials go there and nowhere else."`
-	Username     string   `json:"username,omitempty"`
-	PasswordFile string   `json:"passwordFile,omitempty"`
-	CAFile       string   `json:"caFile,omitempty"`
-	InsecureHTTP bool     `json:"insecureHTTP,omitempty"`
+	Username     string   `json:"username,omitempty" jsonschema_description:"With passwordFile; both or neither."`
+	PasswordFile string   `json:"passwordFile,omitempty" jsonschema_description:"File with the password or token."`
+	CAFile       string   `json:"caFile,omitempty" jsonschema_description:"PEM file with the certificate authorities of the registry. Empty: the system's."`
+	InsecureHTTP bool     `json:"insecureHTTP,omitempty" jsonschema_description:"Use plain HTTP."`
 	Realms       []string `json:"realms,omitempty" jsonschema_description:"Other hosts that may issue this registry's tokens."`
 }
 
 // Policy is a named set of policies.
 type Policy struct {
-	Name       string         `json:"name"`
+	Name       string         `json:"name" jsonschema_description:"How environments call the set."`
 	Library    []string       `json:"library,omitempty" jsonschema_description:"Policies that Holdfast ships, by name: kubernetes/pod-security-baseline."`
 	Path       string         `json:"path,omitempty" jsonschema_description:"Folder with Rego policies and data files."`
 	Namespaces []string       `json:"namespaces,omitempty" jsonschema_description:"Rego packages to evaluate. Empty: all that hold rules."`
@@ -242,19 +242,20 @@ type Orders struct {
 type Signed struct {
 	Signers []Signer `json:"signers" jsonschema_description:"Who may sign holdfast.yaml, as an SSH signature of the namespace config@holdfast.dev in holdfast.yaml.sig."`
 	Counter int      `json:"counter" jsonschema_description:"Grows with each signed file. A file with a smaller counter than the one before it is refused."`
+	Files   string   `json:"files,omitempty" jsonschema_description:"Digest of every file that this one names and that is no secret, as holdfast check prints it: the signature covers them through it. Required wherever a signature is."`
 }
 
 // Notify says who hears of what.
 type Notify struct {
-	Receivers []Receiver `json:"receivers,omitempty"`
+	Receivers []Receiver `json:"receivers,omitempty" jsonschema_description:"The places that are told."`
 	Routes    []Route    `json:"routes,omitempty" jsonschema_description:"Every route that matches sends to its receivers. Without routes every receiver gets everything."`
 	Link      string     `json:"link,omitempty" jsonschema_description:"Where a person can look; {stack} and {environment} are replaced."`
 }
 
 // Receiver is one place that is told.
 type Receiver struct {
-	Name     string   `json:"name"`
-	Type     string   `json:"type" jsonschema:"enum=slack,enum=teams,enum=pagerduty,enum=webhook"`
+	Name     string   `json:"name" jsonschema_description:"How routes call it."`
+	Type     string   `json:"type" jsonschema:"enum=slack,enum=teams,enum=pagerduty,enum=webhook" jsonschema_description:"What it speaks: a webhook gets CloudEvents."`
 	URLFile  string   `json:"urlFile,omitempty" jsonschema_description:"File with the URL, which is a secret: an incoming webhook of Slack or Teams, or where CloudEvents are posted. For PagerDuty empty: its Events API v2."`
 	KeyFile  string   `json:"keyFile,omitempty" jsonschema_description:"PagerDuty: file with the integration key. Webhook: file with a secret; bodies are signed with HMAC-SHA-256 in X-Holdfast-Signature-256."`
 	CAFile   string   `json:"caFile,omitempty" jsonschema_description:"PEM file with the certificate authorities of the receiver."`
@@ -264,8 +265,8 @@ type Receiver struct {
 
 // Route sends what it matches to receivers. An empty list matches all.
 type Route struct {
-	Receivers    []string `json:"receivers"`
-	Environments []string `json:"environments,omitempty"`
+	Receivers    []string `json:"receivers" jsonschema_description:"Names of receivers."`
+	Environments []string `json:"environments,omitempty" jsonschema_description:"Names of environments. Empty: all."`
 	Stacks       []string `json:"stacks,omitempty" jsonschema_description:"Globs over names."`
 	Classes      []string `json:"classes,omitempty" jsonschema_description:"drift, denied, failed, recovered, held, revoked, source, ledger."`
 	Severity     string   `json:"severity,omitempty" jsonschema:"enum=info,enum=warning,enum=critical" jsonschema_description:"The least severity; info by default."`
@@ -275,6 +276,6 @@ type Route struct {
 type Telemetry struct {
 	OTLP        string            `json:"otlp,omitempty" jsonschema_description:"OTLP/HTTP endpoint for traces, for example https://collector:4318. Empty: none."`
 	Headers     map[string]string `json:"headers,omitempty" jsonschema_description:"Header names, each with the file that holds its value."`
-	CAFile      string            `json:"caFile,omitempty"`
+	CAFile      string            `json:"caFile,omitempty" jsonschema_description:"PEM file with the certificate authorities of the endpoint. Empty: the system's."`
 	SampleRatio float64           `json:"sampleRatio,omitempty" jsonschema_description:"Share of deployments that are traced, 1 by default."`
 }

@@ -78,9 +78,7 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 		p.Credentials = set
 	}
 	if mode := s.Spec.Drift.Mode; mode != "" {
-		entries = slices.DeleteFunc(entries, func(a Allow) bool {
-			return !slices.Contains(a.Drift, mode) && (mode != "report" || len(a.Drift) > 0)
-		})
+		entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.Drift, mode) })
 		if len(entries) == 0 {
 			return deny("leave drift.mode out, or extend drift in allow: in the operator's file", "a stack in %s may not use drift mode %q", dir, mode)
 		}
@@ -112,13 +110,14 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 	}
 	p.Namespaces, p.Kinds = granted.Namespaces, granted.Kinds
 	if p.DriftMode == "" {
-		p.DriftMode = "report"
-		if len(granted.Drift) > 0 {
-			p.DriftMode = granted.Drift[0]
-		}
+		p.DriftMode = granted.Drift[0]
 	}
 	return p, nil
 }
+
+// defaultIgnoreDays is how many days ahead an ignore rule may end, where the
+// operator's file does not say.
+const defaultIgnoreDays = 90
 
 func (o *Operator) environment(name string) *Environment {
 	for i := range o.Environments {
@@ -131,11 +130,7 @@ func (o *Operator) environment(name string) *Environment {
 
 // covers reports whether a stack may have the ignore rule ig.
 func (b IgnoreBound) covers(ig Ignore, now time.Time) bool {
-	days := b.Days
-	if days == 0 {
-		days = 90
-	}
-	if ig.Until.After(now.AddDate(0, 0, days)) {
+	if ig.Until.After(now.AddDate(0, 0, b.Days)) {
 		return false
 	}
 	for _, p := range b.Paths {

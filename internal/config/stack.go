@@ -6,10 +6,10 @@ const StackFile = "stack.yaml"
 // Stack is a developer's file, stack.yaml: a request, which the operator's map
 // grants or denies.
 type Stack struct {
-	APIVersion string    `json:"apiVersion" jsonschema:"enum=holdfast.dev/v1alpha1"`
-	Kind       string    `json:"kind" jsonschema:"enum=Stack"`
-	Metadata   Metadata  `json:"metadata"`
-	Spec       StackSpec `json:"spec"`
+	APIVersion string    `json:"apiVersion" jsonschema:"enum=holdfast.dev/v1alpha1" jsonschema_description:"Version of this format."`
+	Kind       string    `json:"kind" jsonschema:"enum=Stack" jsonschema_description:"Says that this is a stack file."`
+	Metadata   Metadata  `json:"metadata" jsonschema_description:"What the stack is called."`
+	Spec       StackSpec `json:"spec" jsonschema_description:"What the stack asks for. The operator's map grants it or denies it."`
 }
 
 // Metadata names a stack.
@@ -19,11 +19,11 @@ type Metadata struct {
 
 // StackSpec is what a stack asks for.
 type StackSpec struct {
-	Environment string           `json:"environment"`
+	Environment string           `json:"environment" jsonschema_description:"Name of one of the operator's environments."`
 	Kubernetes  *StackKubernetes `json:"kubernetes,omitempty" jsonschema_description:"Either kubernetes or terraform."`
-	Terraform   *StackTerraform  `json:"terraform,omitempty"`
+	Terraform   *StackTerraform  `json:"terraform,omitempty" jsonschema_description:"Either kubernetes or terraform."`
 	DependsOn   []string         `json:"dependsOn,omitempty" jsonschema_description:"Stacks that must be ready first."`
-	Drift       StackDrift       `json:"drift,omitempty"`
+	Drift       StackDrift       `json:"drift,omitempty" jsonschema_description:"How the stack wants its drift treated."`
 	Prune       string           `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What happens to the objects when this file goes: hold keeps and enforces them until a person decides, delete removes them, orphan lets go of them. hold by default."`
 }
 
@@ -39,16 +39,16 @@ type StackKubernetes struct {
 // StackTerraform is a configuration to apply.
 type StackTerraform struct {
 	Root        string            `json:"root,omitempty" jsonschema_description:"Folder of the root module, relative to the stack file; \".\" by default."`
-	Workspace   string            `json:"workspace,omitempty" jsonschema_description:"default by default."`
-	Variables   map[string]string `json:"variables,omitempty"`
+	Workspace   string            `json:"workspace,omitempty" jsonschema_description:"Name of the workspace; default if it is left out."`
+	Variables   map[string]string `json:"variables,omitempty" jsonschema_description:"Input variables. One that the operator set may not be set here; for other types than string, number and bool the value is JSON."`
 	Credentials string            `json:"credentials,omitempty" jsonschema_description:"Name of one of the environment's credentials."`
 }
 
 // StackDrift is how a stack wants its drift treated.
 type StackDrift struct {
-	Mode     string   `json:"mode,omitempty" jsonschema:"enum=report,enum=revert"`
-	Schedule string   `json:"schedule,omitempty" jsonschema_description:"Cron schedule of the full comparison."`
-	Ignore   []Ignore `json:"ignore,omitempty"`
+	Mode     string   `json:"mode,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Report drift, or revert it at once. Empty: the first mode that the operator allows there."`
+	Schedule string   `json:"schedule,omitempty" jsonschema_description:"Cron schedule of the full comparison. Empty: the operator's."`
+	Ignore   []Ignore `json:"ignore,omitempty" jsonschema_description:"Drift that is not acted on, as far as the operator allows it."`
 }
 
 // Ignore is drift that is not acted on, for a time and with a reason.
@@ -56,6 +56,6 @@ type Ignore struct {
 	Kind   string `json:"kind" jsonschema_description:"Kind, Kind.group, or a Terraform resource type."`
 	Name   string `json:"name,omitempty" jsonschema_description:"Object name or resource address; empty: all."`
 	Path   string `json:"path" jsonschema_description:"JSON pointer, with * for one segment."`
-	Until  Date   `json:"until"`
-	Reason string `json:"reason"`
+	Until  Date   `json:"until" jsonschema_description:"The date on which the rule ends."`
+	Reason string `json:"reason" jsonschema_description:"Why, for the person who reads it next year."`
 }

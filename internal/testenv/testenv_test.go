@@ -3,6 +3,8 @@ package testenv_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -455,6 +457,43 @@ func testReferrers(t *testing.T, r *testenv.Registry, o testenv.RegistryOptions,
 	}
 }
 
+func TestFaultProxyCertificates(t *testing.T) {
+	t.Parallel()
+	target, err := testenv.NewRegistry(testenv.RegistryOptions{Referrers: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = target.Close() })
+	p, err := testenv.NewFaultProxyTLS(target.URL(), target.Transport())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(p.CA())
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
+	t.Cleanup(client.CloseIdleConnections)
+	for _, c := range []struct {
+		until time.Time
+		want  string
+	}{{time.Now().Add(time.Hour), ""}, {time.Now().Add(-time.Hour), "certificate has expired"}, {time.Now().Add(time.Hour), ""}} {
+		if err := p.Certify(c.until); err != nil {
+			t.Fatal(err)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL()+"/v2/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err == nil {
+			err = res.Body.Close()
+		}
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("a certificate until %s: %v, want %q", c.until, err, c.want)
+		}
+	}
+}
+
 func TestFaultProxy(t *testing.T) {
 	t.Parallel()
 	body := strings.Repeat("x", 1000)
@@ -518,6 +557,33 @@ func TestFaultProxy(t *testing.T) {
 	p.Set(testenv.Fault{Status: 500, Match: func(r *http.Request) bool { return r.Method == http.MethodHead }})
 	if status, _, err := get(t.Context()); status != 200 || err != nil {
 		t.Errorf("not matched: %d, %v", status, err)
+	}
+	p.Set(testenv.Fault{Status: 500, Skip: 1, Times: 1})
+	for _, want := range []int{200, 500, 200} {
+		if status, _, err := get(t.Context()); status != want || err != nil {
+			t.Errorf("skip: %d, %v, want %d", status, err, want)
+		}
+	}
+	if n := p.Matches(); n != 3 {
+		t.Errorf("%d requests matched, want 3", n)
+	}
+	p.Set(testenv.Fault{Rewrite: func(r *http.Response) error { r.StatusCode = 418; return nil }})
+	if status, _, err := get(t.Context()); status != 418 || err != nil {
+		t.Errorf("rewrite: %d, %v", status, err)
+	}
+	p.Set(testenv.Fault{Trickle: 5000})
+	began := time.Now()
+	if _, out, err := get(t.Context()); out != body || err != nil || time.Since(began) < 100*time.Millisecond {
+		t.Errorf("trickle: %d bytes, %v, after %s", len(out), err, time.Since(began))
+	}
+	p.Set(testenv.Fault{})
+	p.Down()
+	if _, _, err := get(t.Context()); err == nil {
+		t.Error("down: an answer")
+	}
+	p.Up()
+	if status, _, err := get(t.Context()); status != 200 || err != nil {
+		t.Errorf("up: %d, %v", status, err)
 	}
 	p.Set(testenv.Fault{Delay: time.Hour})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -79,11 +79,18 @@ func (a *authority) keyPEM() ([]byte, error) { return encodeKey(a.key) }
 // issueServer returns a serving certificate for the loopback interface and
 // the extra DNS names.
 func (a *authority) issueServer(names ...string) (certPEM, keyPEM []byte, err error) {
+	return a.issueServerUntil(time.Now().Add(validity), names...)
+}
+
+// issueServerUntil is issueServer for a certificate that ends at a given time,
+// which may have passed.
+func (a *authority) issueServerUntil(until time.Time, names ...string) (certPEM, keyPEM []byte, err error) {
 	return a.issue(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: "localhost"},
 		DNSNames:    append([]string{"localhost"}, names...),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, net.IPv4(10, 0, 0, 1)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		NotAfter:    until,
 	})
 }
 
@@ -105,7 +112,9 @@ func (a *authority) issue(template *x509.Certificate) (certPEM, keyPEM []byte, e
 		return nil, nil, err
 	}
 	template.NotBefore = time.Now().Add(-validity / 2)
-	template.NotAfter = time.Now().Add(validity)
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(validity)
+	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {

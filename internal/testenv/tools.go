@@ -33,7 +33,7 @@ func ToolDir() string {
 }
 
 // Tool returns the absolute path of a tool in [ToolDir]: "controlplane",
-// "kwok", "tofu" or "conftest". It does not look in PATH, so that a test never
+// "kwok", "tofu", "conftest", "prometheus" or "promtool". It does not look in PATH, so that a test never
 // runs a version nobody chose.
 func Tool(name string) (string, error) {
 	path, err := filepath.Abs(filepath.Join(ToolDir(), name))

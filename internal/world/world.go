@@ -25,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/targets/terraform"
@@ -51,6 +53,7 @@ type Options struct {
 	System     string           // Holdfast's own namespace
 	Terraform  string           // path of tofu or terraform
 	NoReferrer bool             // a registry without the referrers API
+	Faults     bool             // the daemon reaches every server through a fault proxy
 }
 
 // World is a running world.
@@ -67,7 +70,11 @@ type World struct {
 	StateDir  string
 	SiteDir   string // where the Terraform stack puts its files
 	HTTP      string // address of the daemon's HTTP listener
-	mirror    string
+
+	// What the daemon reaches the servers through with Options.Faults; nil without.
+	GitFaults, RegistryFaults, ClusterFaults *testenv.FaultProxy
+
+	mirror string
 }
 
 // New starts the servers and writes the operator's file. The repository is
@@ -110,12 +117,67 @@ func New(o Options) (_ *World, err error) {
 	if w.HTTP, err = freeAddress(); err != nil {
 		return nil, err
 	}
+	if o.Faults {
+		if err := w.startFaults(); err != nil {
+			return nil, err
+		}
+	}
 	return w, w.writeConfig()
+}
+
+// startFaults starts a proxy in front of each server.
+func (w *World) startFaults() (err error) {
+	if w.GitFaults, err = testenv.NewFaultProxy(strings.TrimSuffix(w.Git.HTTPURL("shop"), "/shop.git")); err != nil {
+		return err
+	}
+	if w.RegistryFaults, err = testenv.NewFaultProxyTLS(w.Registry.URL(), w.Registry.Transport()); err != nil {
+		return err
+	}
+	transport, err := rest.TransportFor(w.Cluster.User("holdfast", "system:masters"))
+	if err != nil {
+		return err
+	}
+	w.ClusterFaults, err = testenv.NewFaultProxyTLS(w.Cluster.Config.Host, transport)
+	return err
+}
+
+// gitURL, registryHost and registryCA are how the daemon reaches the servers.
+func (w *World) gitURL() string {
+	if w.GitFaults != nil {
+		return w.GitFaults.URL() + "/shop.git"
+	}
+	return w.Git.HTTPURL("shop")
+}
+
+func (w *World) registryHost() string {
+	if w.RegistryFaults != nil {
+		return w.RegistryFaults.Host()
+	}
+	return w.Registry.Host
+}
+
+func (w *World) registryCA() []byte {
+	if w.RegistryFaults != nil {
+		return w.RegistryFaults.CA()
+	}
+	return w.Registry.CA
+}
+
+func (w *World) writeKubeconfig(path string) error {
+	if w.ClusterFaults != nil {
+		return w.ClusterFaults.WriteKubeconfig(path, "holdfast")
+	}
+	return w.Cluster.WriteKubeconfig(path, "holdfast", "system:masters")
 }
 
 // Close ends the servers.
 func (w *World) Close() error {
 	var errs []error
+	for _, p := range []*testenv.FaultProxy{w.GitFaults, w.RegistryFaults, w.ClusterFaults} {
+		if p != nil {
+			errs = append(errs, p.Close())
+		}
+	}
 	if w.Git != nil {
 		errs = append(errs, w.Git.Close())
 	}
@@ -144,18 +206,19 @@ func (w *World) writeConfig() error {
 	if err != nil {
 		return err
 	}
-	if err := w.Cluster.WriteKubeconfig(filepath.Join(w.Dir, "kubeconfig.yaml"), "holdfast", "system:masters"); err != nil {
+	if err := w.writeKubeconfig(filepath.Join(w.Dir, "kubeconfig.yaml")); err != nil {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"git-token":             []byte(GitToken + "\n"),
-		"registry-password":     []byte(w.Registry.Password + "\n"),
-		"registry-ca.pem":       w.Registry.CA,
-		"trusted_root.json":     root,
-		"release.pub":           key,
-		"alice.allowed_signers": []byte(w.Alice.AllowedSignersLine() + "\n"),
-		"bob.asc":               []byte(w.Bob.PublicKeyArmored()),
-		"holdfast.yaml":         []byte(w.Operator()),
+		"git-token":              []byte(GitToken + "\n"),
+		"registry-password":      []byte(w.Registry.Password + "\n"),
+		"registry-ca.pem":        w.registryCA(),
+		"trusted_root.json":      root,
+		"release.pub":            key,
+		"alice.allowed_signers":  []byte(w.Alice.AllowedSignersLine() + "\n"),
+		"orders.allowed_signers": []byte(strings.Replace(w.Alice.AllowedSignersLine(), `"git"`, `"order@holdfast.dev,config@holdfast.dev"`, 1) + "\n"),
+		"bob.asc":                []byte(w.Bob.PublicKeyArmored()),
+		"holdfast.yaml":          []byte(w.Operator()),
 	} {
 		if err := os.WriteFile(filepath.Join(w.Dir, name), content, 0o600); err != nil {
 			return err
@@ -167,7 +230,7 @@ func (w *World) writeConfig() error {
 // Operator returns the text of the operator's file.
 func (w *World) Operator() string {
 	r := strings.NewReplacer(
-		"{{git}}", w.Git.HTTPURL("shop"), "{{registry}}", w.Registry.Host, "{{namespace}}", w.Namespace, "{{system}}", w.System,
+		"{{git}}", w.gitURL(), "{{registry}}", w.registryHost(), "{{namespace}}", w.Namespace, "{{system}}", w.System,
 		"{{tofu}}", w.Terraform, "{{mirror}}", w.mirror, "{{site}}", w.SiteDir, "{{http}}", w.HTTP,
 		"{{issuer}}", Issuer, "{{identity}}", Identity, "{{user}}", w.Registry.Username,
 	)
@@ -196,6 +259,7 @@ repositories:
 environments:
 - name: production
   policies: [baseline]
+  evidenceGrace: 1ns
   variables: {SHOP_NAME: Holdfast Shop, REGISTRY: "{{registry}}"}
   kubernetes: {kubeconfig: kubeconfig.yaml, namespace: {{system}}}
   terraform:
@@ -228,6 +292,8 @@ trust:
   keyless: [{issuer: {{issuer}}, subject: "{{identity}}"}]
   trustedRoot: trusted_root.json
   sbom: {required: true}
+
+orders: {signers: [{name: alice, allowedSignersFile: orders.allowed_signers}]}
 
 registries:
 - {host: "{{registry}}", username: {{user}}, passwordFile: registry-password, caFile: registry-ca.pem}
@@ -367,8 +433,15 @@ type Daemon struct {
 
 // Daemon starts the daemon with the binary at bin; its log goes to log.
 func (w *World) Daemon(bin string, log io.Writer) (*Daemon, error) {
+	return w.Start(log, nil, bin, "run", "-c", w.Config, "--log-format", "json")
+}
+
+// Start starts a command that becomes the daemon, with more environment; its
+// log goes to log.
+func (w *World) Start(log io.Writer, env []string, command ...string) (*Daemon, error) {
 	d := &Daemon{w: w, done: make(chan struct{}), log: &syncWriter{w: log}}
-	d.cmd = exec.Command(bin, "run", "-c", w.Config, "--log-format", "json") //nolint:noctx // ends by Stop or Kill
+	d.cmd = exec.Command(command[0], command[1:]...) //nolint:noctx // ends by Stop or Kill
+	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = dieWithParent()
 	if err := d.cmd.Start(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	cpolicy "github.com/open-policy-agent/conftest/policy"
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -113,6 +114,7 @@ func readFile(fsys fs.FS, p string) (_ []byte, err error) {
 // below a private one that is gone when compile returns.
 func (s *fileSet) compile() (_ *cpolicy.Engine, err error) {
 	const op = "policy/rego.New"
+	forget(os.TempDir(), time.Now().Add(-time.Hour))
 	s.dir, err = os.MkdirTemp("", "holdfast-policy-")
 	if err != nil {
 		return nil, fault.New(fault.Transient, op, "make the temporary directory writable", "%w", err)
@@ -130,6 +132,21 @@ func (s *fileSet) compile() (_ *cpolicy.Engine, err error) {
 		return nil, fault.New(fault.Invalid, op, "correct the policy", "%s", s.readable(err.Error()))
 	}
 	return engine, nil
+}
+
+// forget removes the folders that processes left which were killed while they
+// compiled. Compiling takes seconds, so one from before a time is nobody's; one
+// that cannot be removed is another user's.
+func forget(dir string, before time.Time) {
+	left, err := filepath.Glob(filepath.Join(dir, "holdfast-policy-*"))
+	if err != nil {
+		return
+	}
+	for _, f := range left {
+		if info, err := os.Lstat(f); err == nil && info.IsDir() && info.ModTime().Before(before) {
+			_ = os.RemoveAll(f)
+		}
+	}
 }
 
 // write lays the bundles out as dir/<n>, named by number so that a bundle's name

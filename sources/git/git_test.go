@@ -320,7 +320,7 @@ func TestChangedPaths(t *testing.T) {
 	}
 }
 
-func TestSymlinks(t *testing.T) {
+func TestClass07_symlinks_out_of_the_repository(t *testing.T) {
 	t.Parallel()
 	server, repo := gitServer(t, testenv.GitOptions{})
 	must(t, repo.Write(map[string]string{"common/base.yaml": "base", "apps/web/own.yaml": "own", "secret": "top"}))

@@ -81,6 +81,9 @@ func openStore(dir string) (*filesystem.Storage, error) {
 			}
 		}
 	}
+	if err := dropEmptyRefs(dir); err != nil {
+		return nil, err
+	}
 	st := filesystem.NewStorageWithOptions(osfs.New(dir, osfs.WithBoundOS()), cache.NewObjectLRU(16*cache.MiByte),
 		filesystem.Options{KeepDescriptors: true, MaxOpenDescriptors: 16})
 	_, err := os.Stat(filepath.Join(dir, "HEAD"))
@@ -207,10 +210,47 @@ func (m *mirror) ref(name string) (plumbing.Hash, error) {
 	return id, err
 }
 
+// setRef makes a ref name a commit, so that a crash leaves the old or the new
+// one. go-git empties the file before it writes, and a ref that is empty stops
+// a repository for good.
 func (m *mirror) setRef(name string, id plumbing.Hash) error {
-	return m.with(func(st *filesystem.Storage) error {
-		return st.SetReference(plumbing.NewHashReference(plumbing.ReferenceName(name), id))
+	return m.with(func(*filesystem.Storage) error {
+		path := filepath.Join(m.dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		f, err := os.CreateTemp(m.dir, "incoming-*")
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(id.String() + "\n")
+		if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+			err = os.Rename(f.Name(), path)
+		}
+		if err != nil {
+			return errors.Join(err, os.Remove(f.Name()))
+		}
+		return nil
 	})
+}
+
+// dropEmptyRefs removes refs that a crash of the machine left empty: what they
+// named is fetched again.
+func dropEmptyRefs(dir string) error {
+	err := filepath.WalkDir(filepath.Join(dir, "refs", "holdfast"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil || info.Size() > 0 {
+			return err
+		}
+		return os.Remove(path) //nolint:gosec // the folder is ours alone, and what goes is empty
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // tips returns the commits that our refs name: the ones that are complete.

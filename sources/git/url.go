@@ -42,6 +42,9 @@ func parseURL(s string) (endpoint, error) {
 	if _, has := u.User.Password(); has {
 		return endpoint{}, errors.New("url contains a password; use auth instead")
 	}
+	if strings.HasPrefix(u.Host, "-") {
+		return endpoint{}, errors.New("url has a host that begins with a dash")
+	}
 	if u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return endpoint{}, errors.New("url has a query or a fragment")
 	}

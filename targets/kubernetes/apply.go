@@ -53,6 +53,11 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 	if err != nil {
 		return err
 	}
+	written, err := t.c.writing(ctx)
+	if err != nil {
+		return err
+	}
+	defer written()
 	defer t.c.applying(t)()
 
 	versions, err := t.recheck(ctx, priv)
@@ -75,8 +80,13 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 			}
 		}
 	}
-	if err := w.stage(ctx, func(c *change) bool { return c.obj == nil }); err != nil {
-		return err
+	for s := 3; s >= 0; s-- { // what is used goes after what uses it
+		if err := w.stage(ctx, func(c *change) bool { return c.obj == nil && c.stage == s }); err != nil {
+			return err
+		}
+	}
+	if priv.ends {
+		return t.removeInventory(ctx, priv.inv)
 	}
 	if final == nil {
 		return nil
@@ -93,7 +103,7 @@ func (t *Target) granted(p plan.Plan) (*planned, error) {
 		return nil, bad("the plan was not made by this target")
 	case p.Stack != t.spec.Stack || p.Environment != t.spec.Environment || p.Target != targetName || priv.owner != t.owner:
 		return nil, bad("the plan is for another stack")
-	case p.Payload == "" || priv.payload() != p.Payload || len(priv.changes) != len(p.Changes):
+	case p.Payload == "" || t.payload(priv) != p.Payload || len(priv.changes) != len(p.Changes):
 		return nil, bad("the plan's payload is not what was judged")
 	}
 	for i, c := range p.Changes {
@@ -103,7 +113,7 @@ func (t *Target) granted(p plan.Plan) (*planned, error) {
 	}
 	for _, c := range priv.changes {
 		if c.obj == nil {
-			if other := t.c.otherClaim(t.owner, c.ID); other != "" {
+			if other := t.c.claims.other(t.owner, c.ID); other != "" {
 				return nil, stale(c.ID, "it is declared by "+other+" now")
 			}
 			continue
@@ -111,6 +121,9 @@ func (t *Target) granted(p plan.Plan) (*planned, error) {
 		if b := t.masked(c.obj.u.Object); !equalJSON(b, c.obj.masked) {
 			return nil, bad("the plan's payload is not what was judged")
 		}
+	}
+	if err := t.guard(priv); err != nil {
+		return nil, err
 	}
 	return priv, nil
 }
@@ -141,19 +154,28 @@ func (t *Target) recheck(ctx context.Context, priv *planned) ([]string, error) {
 // unmoved returns the live version of an object that is as it was judged.
 func (t *Target) unmoved(ctx context.Context, c *change) (string, error) {
 	live, err := t.c.get(ctx, c.res, c.ID)
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", t.c.apiError(opApply, c.ID, err)
-	case live == nil:
-		return "", stale(c.ID, "it is gone")
-	case string(live.GetUID()) != c.UID:
-		return "", stale(c.ID, "it was replaced by another object of the same name")
-	case t.before(live, c.pointers) != c.Before:
-		return "", stale(c.ID, "its fields have other values")
-	case c.Action == plan.Delete && !t.ours(live):
-		return "", stale(c.ID, "it is not ours any more")
+	}
+	if err := t.asJudged(c, live); err != nil {
+		return "", err
 	}
 	return live.GetResourceVersion(), nil
+}
+
+// asJudged reports why live is not what was judged.
+func (t *Target) asJudged(c *change, live *unstructured.Unstructured) error {
+	switch {
+	case live == nil:
+		return stale(c.ID, "it is gone")
+	case string(live.GetUID()) != c.UID:
+		return stale(c.ID, "it was replaced by another object of the same name")
+	case t.before(live, c.pointers) != c.Before:
+		return stale(c.ID, "its fields have other values")
+	case c.obj == nil && !t.ours(live):
+		return stale(c.ID, "it is not ours any more")
+	}
+	return nil
 }
 
 // union writes the inventory of before and after together, so that a crash never
@@ -177,7 +199,10 @@ func (t *Target) union(ctx context.Context, priv *planned) (map[plan.ObjectID]en
 		}
 	}
 	all := maps.Clone(inv.entries)
-	maps.Copy(all, priv.wanted)
+	for id, e := range priv.wanted {
+		e.Ran = inv.entries[id].Ran // what is not made yet has not run
+		all[id] = e
+	}
 	if err := t.writeInventory(ctx, inv, all); err != nil {
 		return nil, err
 	}
@@ -209,6 +234,9 @@ func (w *writer) stage(ctx context.Context, in func(*change) bool) error {
 			if errs[i] = ctx.Err(); errs[i] != nil {
 				return nil
 			}
+			if errs[i] = w.t.c.Holding(); errs[i] != nil {
+				return nil
+			}
 			if errs[i] = w.write(ctx, c, w.versions[i]); errs[i] != nil {
 				w.rec.Outcomes[i].Err = w.t.c.cfg.Masker.Scrub(errs[i].Error())
 			} else {
@@ -225,35 +253,95 @@ func (w *writer) stage(ctx context.Context, in func(*change) bool) error {
 // is tried again; otherwise the change is stale.
 func (w *writer) write(ctx context.Context, c *change, at string) error {
 	t := w.t
-	if c.Action == plan.Delete {
+	switch c.Action {
+	case plan.Delete:
 		return t.delete(ctx, c)
+	case plan.Release:
+		return t.release(ctx, c)
+	}
+	if len(c.takes) > 0 {
+		var err error
+		if at, err = t.migrate(ctx, c); err != nil {
+			return err
+		}
 	}
 	for range maxConflicts {
-		meta := map[string]any{"resourceVersion": absentVersion}
-		if c.Action == plan.Update {
-			meta = map[string]any{"resourceVersion": at, "uid": c.UID}
-		}
-		u, err := c.obj.send(c.yields)
-		if err != nil {
-			return err
-		}
-		live, err := t.c.apply(ctx, c.res, with(u, meta), false)
-		if err == nil {
-			t.c.clean(t, c.ID, live, true)
-			return nil
-		}
-		if c.Action == plan.Create {
+		live, begun, err := t.send(ctx, c, at)
+		switch {
+		case err == nil:
+			return t.settle(c, live)
+		case c.Action == plan.Create:
 			return t.notCreated(ctx, c, err)
-		}
-		moved := apierrors.IsConflict(err) || (apierrors.IsInvalid(err) && w.otherUID(ctx, c))
-		if !moved {
+		case begun && moved(err):
+			return stale(c.ID, "it was written while it was being restored")
+		case begun || (!moved(err) && !apierrors.IsInvalid(err)):
 			return t.c.apiError(opApply, c.ID, err)
 		}
-		if at, err = t.unmoved(ctx, c); err != nil {
-			return err
+		now, uerr := t.unmoved(ctx, c)
+		if uerr != nil && (moved(err) || errors.Is(uerr, targets.ErrStale)) {
+			return uerr
 		}
+		if !moved(err) { // invalid, and it is still what was judged
+			return t.c.apiError(opApply, c.ID, err)
+		}
+		at = now
 	}
 	return fault.New(fault.Transient, opApply, "", "%s: somebody else writes it all the time", c.ID)
+}
+
+func moved(err error) bool { return apierrors.IsConflict(err) || errors.Is(err, errMoved) }
+
+// send makes the requests of a create or an update, of the object at version at.
+// begun says that the first of two was carried out. What others added goes first:
+// beside it our own fields may not be valid.
+func (t *Target) send(ctx context.Context, c *change, at string) (live *unstructured.Unstructured, begun bool, err error) {
+	if len(c.fix) > 0 {
+		live, err = t.c.patch(ctx, c.res, c.ID, c.UID, at, c.fix, false)
+		if err != nil || c.bare {
+			return live, false, err
+		}
+		at, begun = live.GetResourceVersion(), true
+	}
+	meta := map[string]any{"resourceVersion": absentVersion}
+	if c.Action == plan.Update {
+		meta = map[string]any{"resourceVersion": at, "uid": c.UID}
+	}
+	u, err := c.obj.send(c.yields)
+	if err != nil {
+		return nil, begun, err
+	}
+	left := live
+	live, err = t.c.apply(ctx, c.res, with(u, meta), false)
+	for range maxConflicts {
+		if !begun || !apierrors.IsConflict(err) {
+			break
+		}
+		// Controllers answer to the first write at once, in fields of their own.
+		now, gerr := t.c.get(ctx, c.res, c.ID)
+		if gerr != nil || now == nil || string(now.GetUID()) != c.UID || t.c.declaredState(c.obj, now) != t.c.declaredState(c.obj, left) {
+			break
+		}
+		meta["resourceVersion"] = now.GetResourceVersion()
+		live, err = t.c.apply(ctx, c.res, with(u, meta), false)
+	}
+	return live, begun, err
+}
+
+// settle remembers live, which a change led to, as what it should be, unless
+// something foreign is in it still.
+func (t *Target) settle(c *change, live *unstructured.Unstructured) error {
+	if len(c.returning) > 0 {
+		t.c.drifted(t, change{Change: c.Change, full: t.c.fullState(live), foreign: t.c.foreignState(c.ID, live), rv: version(live)})
+		return fault.New(fault.Denied, opApply, "list who adds it, and the image, under injectors in the operator's file, or stop the admission webhook",
+			"%s: the image at %s was not declared and is added again whenever it is removed", c.ID, c.returning[0])
+	}
+	left, err := t.c.foreign(c.obj, live, t.c.entry(live))
+	if err != nil || len(left) > 0 {
+		t.c.doubt(t, c.ID)
+		return nil
+	}
+	t.c.clean(t, c.ID, live, true)
+	return nil
 }
 
 // notCreated says why a create failed. A conflict means that the object exists,
@@ -265,13 +353,6 @@ func (t *Target) notCreated(ctx context.Context, c *change, err error) error {
 		}
 	}
 	return t.c.apiError(opApply, c.ID, err)
-}
-
-// otherUID reports whether the live object is another one than was judged: the
-// server calls that an invalid change of an immutable field.
-func (w *writer) otherUID(ctx context.Context, c *change) bool {
-	_, err := w.t.unmoved(ctx, c)
-	return errors.Is(err, targets.ErrStale)
 }
 
 func (t *Target) delete(ctx context.Context, c *change) error {

@@ -288,6 +288,16 @@ spec:
 	return fmt.Sprintf("apiVersion: %s/v1\nkind: %s\nmetadata: {name: one}\nspec: {size: 1}\n", group, kind), crd, plural + "." + group
 }
 
+// declareNone says for the kind of cr that its objects name no image.
+func declareNone(tt *Target, cr string) {
+	d, err := decode("cr.yaml", []byte(cr))
+	if err != nil {
+		panic(err)
+	}
+	u := unstructured.Unstructured{Object: d[0].value}
+	tt.c.kinds[strings.ToLower(u.GroupVersionKind().GroupKind().String())] = declaration{}
+}
+
 func TestDefinitionWithItsObjects(t *testing.T) {
 	t.Parallel()
 	c := testenv.SharedCluster(t)
@@ -295,6 +305,7 @@ func TestDefinitionWithItsObjects(t *testing.T) {
 	cr, crd, name := customResource(ns)
 	allow := func(s *Spec) { s.Allow.Kinds = []string{"*", crdKind.String()} }
 	tt := target(t, c.Config, ns, nil, allow)
+	declareNone(tt, cr)
 	if _, err := tt.Plan(t.Context(), mustRender(t, tt, map[string]string{"b.yaml": cr})); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("an unknown kind: %v", err)
 	}
@@ -308,6 +319,7 @@ func TestDefinitionWithItsObjects(t *testing.T) {
 	}
 	// Another stack that knows the kind from the cluster only: its namespace is filled in.
 	other := target(t, c.Config, ns, nil, func(s *Spec) { allow(s); s.Stack = "other-" + ns })
+	declareNone(other, cr)
 	r = mustRender(t, other, map[string]string{"a.yaml": strings.ReplaceAll(cr, "one", "two")})
 	p := mustPlan(t, other, r)
 	want, err := other.Desired(t.Context(), r)
@@ -553,7 +565,7 @@ func TestMarksDoNotHideDrift(t *testing.T) {
 
 // TestObserveIsolatesFailures: what cannot be judged holds up nothing else, and
 // is tried again, but not all the time.
-func TestObserveIsolatesFailures(t *testing.T) {
+func TestClass19_one_object_does_not_stop_a_kind(t *testing.T) {
 	t.Parallel()
 	c := testenv.SharedCluster(t)
 	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
@@ -602,6 +614,7 @@ func TestObserveWithoutADefinition(t *testing.T) {
 	cr, crd, name := customResource(ns)
 	deploy(t, target(t, c.Config, ns, nil, nil), map[string]string{"a.yaml": configMap("a", "1")})
 	tt := target(t, c.Config, ns, nil, nil)
+	declareNone(tt, cr)
 	found := observe(t, tt, mustRender(t, tt, map[string]string{"a.yaml": configMap("a", "1"), "b.yaml": cr}))
 	edit(t, d, "x", "configmaps", ns, "a", `{"data":{"key":"2"}}`)
 	if f := next(t, found); f.ID.Name != "a" {

@@ -27,6 +27,7 @@ type difference struct {
 	pointer  string // JSON pointer
 	from, to any
 	had, has bool
+	foreign  bool // it is not ours, and goes
 }
 
 // compare returns where a and b differ, in stable order.
@@ -43,7 +44,7 @@ func compare(at string, a, b any, out []difference) []difference {
 				if inA && inB {
 					out = compare(p, va, vb, out)
 				} else {
-					out = append(out, difference{p, va, vb, inA, inB})
+					out = append(out, difference{pointer: p, from: va, to: vb, had: inA, has: inB})
 				}
 			}
 			return out
@@ -54,9 +55,9 @@ func compare(at string, a, b any, out []difference) []difference {
 				p := at + "/" + strconv.Itoa(i)
 				switch {
 				case i >= len(x):
-					out = append(out, difference{p, nil, y[i], false, true})
+					out = append(out, difference{pointer: p, to: y[i], has: true})
 				case i >= len(y):
-					out = append(out, difference{p, x[i], nil, true, false})
+					out = append(out, difference{pointer: p, from: x[i], had: true})
 				default:
 					out = compare(p, x[i], y[i], out)
 				}
@@ -67,7 +68,7 @@ func compare(at string, a, b any, out []difference) []difference {
 	if equalJSON(a, b) {
 		return out
 	}
-	return append(out, difference{at, a, b, true, true})
+	return append(out, difference{pointer: at, from: a, to: b, had: true, has: true})
 }
 
 func equalJSON(a, b any) bool { return bytes.Equal(mustJSON(a), mustJSON(b)) }
@@ -117,8 +118,15 @@ func valueAt(v any, pointer string) (any, bool) {
 	return v, true
 }
 
-// shown returns ds as people see them. The values are masked already.
+// shown returns ds as people see them, with some of each sort when there are
+// too many. The values are masked already.
 func shown(ds []difference) []plan.Field {
+	if len(ds) > maxFields {
+		own := slices.IndexFunc(ds, func(d difference) bool { return !d.foreign })
+		if own > maxFields/2 {
+			ds = slices.Concat(ds[:maxFields/2], ds[own:])
+		}
+	}
 	out := make([]plan.Field, 0, min(len(ds), maxFields))
 	text := func(v any, there bool) string {
 		if !there {
@@ -131,7 +139,7 @@ func shown(ds []difference) []plan.Field {
 		return s
 	}
 	for _, d := range ds[:min(len(ds), maxFields)] {
-		out = append(out, plan.Field{Path: d.pointer, From: text(d.from, d.had), To: text(d.to, d.has)})
+		out = append(out, plan.Field{Path: d.pointer, From: text(d.from, d.had), To: text(d.to, d.has), Foreign: d.foreign})
 	}
 	return out
 }
@@ -203,7 +211,7 @@ func ownValues(b *bytes.Buffer, set map[string]any, v any, depth int) {
 			continue
 		}
 		sub, _ := set[k].(map[string]any)
-		next, ok := step(v, k)
+		next, _, ok := step(v, k)
 		b.WriteString(k)
 		if !ok {
 			b.WriteString("\x00absent\n")
@@ -214,37 +222,41 @@ func ownValues(b *bytes.Buffer, set map[string]any, v any, depth int) {
 	}
 }
 
-// step follows one key of a FieldsV1 set in v.
-func step(v any, key string) (any, bool) {
+// step follows one key of a FieldsV1 set in v, and says how a JSON pointer does.
+func step(v any, key string) (next any, token string, ok bool) {
 	kind, name, _ := strings.Cut(key, ":")
-	list, _ := v.([]any)
-	switch kind {
-	case "f":
+	if kind == "f" {
 		m, _ := v.(map[string]any)
-		next, ok := m[name]
-		return next, ok
+		next, ok = m[name]
+		return next, name, ok
+	}
+	list, _ := v.([]any)
+	i := -1
+	switch kind {
 	case "k":
 		var keys map[string]any
 		if utiljson.Unmarshal([]byte(name), &keys) != nil {
-			return nil, false
+			return nil, "", false
 		}
-		for _, e := range list {
-			if m, ok := e.(map[string]any); ok && hasKeys(m, keys) {
-				return e, true
-			}
-		}
+		i = slices.IndexFunc(list, func(e any) bool {
+			m, ok := e.(map[string]any)
+			return ok && hasKeys(m, keys)
+		})
 	case "v":
-		for _, e := range list {
-			if string(mustJSON(e)) == name {
-				return e, true
-			}
+		var value any
+		if utiljson.Unmarshal([]byte(name), &value) != nil {
+			return nil, "", false
 		}
+		i = slices.IndexFunc(list, func(e any) bool { return equalJSON(e, value) })
 	case "i":
-		if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(list) {
-			return list[i], true
+		if n, err := strconv.Atoi(name); err == nil {
+			i = n
 		}
 	}
-	return nil, false
+	if i < 0 || i >= len(list) {
+		return nil, "", false
+	}
+	return list[i], strconv.Itoa(i), true
 }
 
 func hasKeys(m, keys map[string]any) bool {
@@ -271,7 +283,7 @@ func owns(set map[string]any, v any, tokens []string) bool {
 		} else {
 			elem, ok := valueAt(v, "/"+tok)
 			for k, s := range set {
-				if e, there := step(v, k); k != "." && ok && there && equalJSON(e, elem) {
+				if e, _, there := step(v, k); k != "." && ok && there && equalJSON(e, elem) {
 					next, found = s.(map[string]any)
 					break
 				}

@@ -47,6 +47,12 @@ func (t *Target) ready(ctx context.Context, o *desired, res resource) error {
 		return t.c.apiError(opHealth, o.id, err)
 	}
 	if live == nil {
+		if _, err := t.ownedNow(ctx); err != nil { // it says which Jobs have run
+			return err
+		}
+		if t.expired(o) {
+			return nil
+		}
 		return fault.New(fault.Waiting, opHealth, "", "%s does not exist", o.id)
 	}
 	s, err := status.Compute(live)

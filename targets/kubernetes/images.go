@@ -2,11 +2,12 @@ package kubernetes
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
+	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -14,13 +15,14 @@ import (
 type image struct {
 	reference string
 	path      []any // keys and indexes
-	set       func(string)
+	// pin makes the place name what the subject was resolved to.
+	pin func(verify.Subject)
 }
 
 // images finds every image that m names: in containers, init containers,
 // ephemeral containers and image volumes. It goes by the shape of a pod
 // specification, wherever one stands, so that pod templates of any kind, custom
-// ones included, are found.
+// ones included, are found; kindTable.images adds what a kind declares.
 func images(m map[string]any) ([]image, error) {
 	var out []image
 	err := walkImages(m, nil, &out, 0)
@@ -87,9 +89,148 @@ func listedImages(key string, list []any, at []any, out *[]image) error {
 		if !ok {
 			return fmt.Errorf("%s is not a string", dotted(path))
 		}
-		*out = append(*out, image{reference: ref, path: path, set: func(s string) { holder[last] = s }})
+		*out = append(*out, image{reference: ref, path: path, pin: func(s verify.Subject) { holder[last] = s.Pinned() }})
 	}
 	return nil
+}
+
+// declaredImages returns the images that a declared path leads to in v. put
+// replaces v in what holds it.
+func declaredImages(v any, path []string, at []any, put func(any)) ([]image, error) {
+	if len(path) == 0 {
+		return imageAt(v, at, put)
+	}
+	var out []image
+	step := func(key any, next any, put func(any)) error {
+		found, err := declaredImages(next, path[1:], append(slices.Clip(at), key), put)
+		out = append(out, found...)
+		return err
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			if path[0] == "*" || path[0] == k {
+				if err := step(k, v[k], func(n any) { v[k] = n }); err != nil {
+					return nil, err
+				}
+			}
+		}
+	case []any:
+		for i := range v {
+			if path[0] == "*" || path[0] == strconv.Itoa(i) {
+				if err := step(i, v[i], func(n any) { v[i] = n }); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// imageAt reads the value at the end of a declared path.
+func imageAt(v any, at []any, put func(any)) ([]image, error) {
+	switch v := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		if v == "" {
+			return nil, nil
+		}
+		return []image{{reference: v, path: at, pin: func(s verify.Subject) { put(s.Pinned()) }}}, nil
+	case map[string]any:
+		im, err := splitImage(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", dotted(at), err)
+		}
+		im.path = at
+		return []image{im}, nil
+	}
+	return nil, fmt.Errorf("%s is neither an image reference nor a map with the parts of one", dotted(at))
+}
+
+// splitImage reads a reference that is kept in parts. It is pinned in the field
+// for the digest if it has one, and otherwise behind the tag, "1.4@sha256:…":
+// whoever joins the parts gets the digest with them, or a reference that no
+// registry answers, and never another image.
+func splitImage(m map[string]any) (image, error) {
+	whole, ref, err := imagePart(m, "reference")
+	if err != nil {
+		return image{}, err
+	}
+	nameKey, name, err := imagePart(m, "repository", "repo", "image", "name")
+	if err != nil {
+		return image{}, err
+	}
+	_, registry, err := imagePart(m, "registry")
+	if err != nil {
+		return image{}, err
+	}
+	tagKey, tag, err := imagePart(m, "tag", "version")
+	if err != nil {
+		return image{}, err
+	}
+	digestKey, pinned, err := imagePart(m, "digest", "sha256")
+	if err != nil {
+		return image{}, err
+	}
+	if ref == "" && nameKey == "image" && registry == "" && tagKey == "" && digestKey == "" {
+		whole, ref = nameKey, name
+	}
+	if ref != "" {
+		return image{reference: ref, pin: func(s verify.Subject) { m[whole] = s.Pinned() }}, nil
+	}
+	if name == "" {
+		return image{}, fault.New(fault.Denied, opRender, "write the repository too", "an image without a repository: whoever reads it would choose one")
+	}
+	reference := name
+	if registry != "" {
+		reference = registry + "/" + name
+	}
+	tag, behind, _ := strings.Cut(tag, "@")
+	if tag != "" {
+		reference += ":" + tag
+	}
+	if digestKey == "" {
+		pinned = behind
+	}
+	if pinned != "" {
+		reference += "@" + prefixed(pinned)
+	}
+	im := image{reference: reference}
+	switch {
+	case digestKey == "sha256":
+		im.pin = func(s verify.Subject) { m[digestKey] = s.Digest.Encoded() }
+	case digestKey != "":
+		im.pin = func(s verify.Subject) { m[digestKey] = s.Digest.String() }
+	case tag != "":
+		im.pin = func(s verify.Subject) { m[tagKey] = tag + "@" + s.Digest.String() }
+	default:
+		return image{}, fault.New(fault.Denied, opRender, "write the digest, or a tag", "an image with neither tag nor digest cannot be pinned")
+	}
+	return im, nil
+}
+
+// imagePart returns the first of the fields names that m has, and its value.
+func imagePart(m map[string]any, names ...string) (key, value string, err error) {
+	for _, name := range names {
+		v, there := m[name]
+		if !there {
+			continue
+		}
+		if s, ok := v.(string); ok || v == nil {
+			return name, s, nil
+		}
+		return "", "", fmt.Errorf("%s is not a string", name)
+	}
+	return "", "", nil
+}
+
+// prefixed returns a digest with its algorithm, which some kinds leave out.
+func prefixed(d string) string {
+	if strings.Contains(d, ":") {
+		return d
+	}
+	return "sha256:" + d
 }
 
 // dotted returns path as people write it: "spec.containers[0].image".
@@ -109,14 +250,15 @@ func dotted(path []any) string {
 	return b.String()
 }
 
-// artifacts returns every image of the rendering, once each, in order of appearance.
-func (ren *rendering) artifacts() ([]verify.Subject, error) {
+// artifacts returns every image of the rendering, once each, in order of
+// appearance. An object of a custom kind whose images nobody can tell is denied.
+func (ren *rendering) artifacts(kinds kindTable) ([]verify.Subject, error) {
 	var out []verify.Subject
 	index := map[string]int{}
 	for _, o := range ren.objects {
-		found, err := images(o.u.Object)
+		found, err := kinds.images(o.u.GroupVersionKind().GroupKind(), o.u.Object)
 		if err != nil {
-			return nil, invalid("", "%s: %s: %w", o.from.at(), o.id, err)
+			return nil, fault.Wrap(fault.Invalid, opRender, "", fmt.Errorf("%s: %s: %w", o.from.at(), o.id, err))
 		}
 		for _, im := range found {
 			i, ok := index[im.reference]
@@ -126,31 +268,10 @@ func (ren *rendering) artifacts() ([]verify.Subject, error) {
 				out = append(out, verify.Subject{Kind: verify.KindImage, Reference: im.reference})
 			}
 			d := o.from
-			if n := nodeAt(d.node, im.path); n != nil {
-				d.line = n.Line
-			}
+			d.line = d.lineAt(im.path)
 			kind, _, _ := strings.Cut(o.id.Kind, ".")
 			out[i].Locations = append(out[i].Locations, fmt.Sprintf("%s %s/%s %s", d.at(), kind, o.id.Name, dotted(im.path)))
 		}
 	}
 	return out, nil
-}
-
-// nodeAt returns the node at path, or nil.
-func nodeAt(n *yaml.Node, path []any) *yaml.Node {
-	for _, p := range path {
-		switch p := p.(type) {
-		case string:
-			n = child(n, p)
-		case int:
-			if n == nil || n.Kind != yaml.SequenceNode || p >= len(n.Content) {
-				return nil
-			}
-			n = n.Content[p]
-		}
-		if n == nil {
-			return nil
-		}
-	}
-	return n
 }

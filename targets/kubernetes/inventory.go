@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/opencontainers/go-digest"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -35,6 +36,8 @@ type entry struct {
 	Kind      string `json:"k"`
 	Namespace string `json:"ns,omitempty"`
 	Name      string `json:"n"`
+	// Ran is the digest of a Job that the cluster deletes when it is done.
+	Ran digest.Digest `json:"d,omitempty"`
 }
 
 func (e entry) id() plan.ObjectID {
@@ -47,7 +50,11 @@ func (e entry) gvk() schema.GroupVersionKind {
 
 func (o *desired) entry() entry {
 	gvk := o.u.GroupVersionKind()
-	return entry{gvk.Group, gvk.Version, gvk.Kind, o.id.Namespace, o.id.Name}
+	e := entry{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: o.id.Namespace, Name: o.id.Name}
+	if o.expires() {
+		e.Ran = o.after
+	}
+	return e
 }
 
 // shard is what one ConfigMap of an inventory holds.
@@ -69,9 +76,12 @@ func (t *Target) inventoryName() string {
 	return "holdfast-inventory-" + hex.EncodeToString(sum[:10])
 }
 
-func (t *Target) sign(content string) string {
-	h := hmac.New(sha256.New, t.c.cfg.Key)
-	h.Write([]byte("inventory\x00" + content))
+func (t *Target) sign(content string) string { return t.c.sign("inventory", content) }
+
+// sign returns the authentication code of what Holdfast keeps in the cluster.
+func (c *Cluster) sign(purpose, content string) string {
+	h := hmac.New(sha256.New, c.cfg.Key)
+	h.Write([]byte(purpose + "\x00" + content))
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -81,7 +91,11 @@ func (t *Target) readInventory(ctx context.Context) (*inventory, error) {
 	name := t.inventoryName()
 	list, err := t.c.client(configMaps, t.c.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: inventoryLabel + "=" + name})
 	if err != nil {
-		return nil, fault.New(fault.Transient, opInventory, "look at the role of Holdfast's account in its own namespace", "reading the inventory: %s", t.c.cfg.Masker.Scrub(err.Error()))
+		hint := "check that the API server can be reached"
+		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+			hint = "look at the credential of Holdfast's account, and at its role in its own namespace"
+		}
+		return nil, fault.New(fault.Transient, opInventory, hint, "reading the inventory: %s", t.c.cfg.Masker.Scrub(err.Error()))
 	}
 	inv := &inventory{entries: map[plan.ObjectID]entry{}}
 	tampered := func(format string, args ...any) error {
@@ -127,6 +141,9 @@ func (t *Target) writeInventory(ctx context.Context, inv *inventory, entries map
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, plan.ObjectID.Compare)
+	if err := t.c.Holding(); err != nil {
+		return err
+	}
 	count := max(1, (len(ids)+shardEntries-1)/shardEntries)
 	if count > maxShards {
 		return fault.New(fault.Invalid, opInventory, "split the stack", "the stack owns %d objects", len(ids))
@@ -179,27 +196,37 @@ func (t *Target) writeShard(ctx context.Context, s shard, old *unstructured.Unst
 		cm.SetResourceVersion(old.GetResourceVersion()) // two writers of one inventory must not overwrite each other
 		return client.Update(ctx, cm, metav1.UpdateOptions{FieldManager: t.c.cfg.FieldManager})
 	}
-	out, err := client.Create(ctx, cm, metav1.CreateOptions{FieldManager: t.c.cfg.FieldManager})
+	return t.c.createOwn(ctx, configMaps, cm)
+}
+
+// createOwn creates an object in Holdfast's own namespace, and that where it is missing.
+func (c *Cluster) createOwn(ctx context.Context, r resource, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	client, o := c.client(r, c.cfg.Namespace), metav1.CreateOptions{FieldManager: c.cfg.FieldManager}
+	out, err := client.Create(ctx, u, o)
 	if !apierrors.IsNotFound(err) {
 		return out, err
 	}
 	ns := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": t.c.cfg.Namespace},
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": c.cfg.Namespace},
 	}}
-	_, err = t.c.dyn.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(ctx, ns, metav1.CreateOptions{FieldManager: t.c.cfg.FieldManager})
+	_, err = c.dyn.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(ctx, ns, o)
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return nil, err
 	}
-	return client.Create(ctx, cm, metav1.CreateOptions{FieldManager: t.c.cfg.FieldManager})
+	return client.Create(ctx, u, o)
 }
 
 func (t *Target) setOwned(entries map[plan.ObjectID]entry) {
 	owned := make(map[plan.ObjectID]bool, len(entries))
-	for id := range entries {
+	ran := map[plan.ObjectID]digest.Digest{}
+	for id, e := range entries {
 		owned[id] = true
+		if e.Ran != "" {
+			ran[id] = e.Ran
+		}
 	}
 	t.ownedMu.Lock()
-	t.owned = owned
+	t.owned, t.ran = owned, ran
 	t.ownedMu.Unlock()
 }
 

@@ -13,14 +13,18 @@
 package kubernetes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/opencontainers/go-digest"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
@@ -58,6 +62,25 @@ type ClusterConfig struct {
 	Workers int
 	// FieldManager owns what we apply; "holdfast" if empty.
 	FieldManager string
+	// ServiceAccount is the user that Holdfast is to the API server, such as
+	// "system:serviceaccount:holdfast-system:holdfast". No stack may give it
+	// permissions or take it any. Every account in Namespace is protected as well.
+	ServiceAccount string
+	// Kinds say where objects of custom kinds name images, beside those that are built in.
+	Kinds []KindImages
+	// Injectors may add fields to managed objects. What anybody else adds where
+	// they are closed (pod specifications, RBAC, webhooks, data, finalizers, …)
+	// is drift of class foreign.
+	Injectors []Injector
+	// Claims is shared by the environments of one cluster; nil: this one's own.
+	Claims *Claims
+	// Renderer runs [RenderTask]; nil: in this process, with nothing between the
+	// content of a repository and what this process holds.
+	Renderer Renderer
+	// Lease decides which of several daemons acts.
+	Lease LeaseConfig
+
+	timeout time.Duration // of one request; zero: requestTimeout
 }
 
 // Cluster is what the stacks of one environment share: connections, the table
@@ -67,13 +90,15 @@ type Cluster struct {
 	dyn   dynamic.Interface
 	disco discovery.DiscoveryInterface
 
+	lease   lease
+	process string // tells the processes of one identity apart
+
 	resourcesMu sync.Mutex
 	resources   map[schema.GroupVersionKind]resource
 
-	claimsMu sync.Mutex
-	claims   map[plan.ObjectID]map[string]bool // object → owners whose newest rendering has it
-	owners   map[string]map[plan.ObjectID]bool // the same, by owner
-	holders  map[string]*Target                // who made an owner's claims
+	kinds  kindTable
+	claims *Claims
+	events recorder
 
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked
@@ -92,11 +117,29 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	case len(cfg.Key) < 16:
 		return nil, errors.New("kubernetes: the inventory key has fewer than 16 bytes")
 	}
+	if err := cfg.Lease.validate(); err != nil {
+		return nil, err
+	}
 	if cfg.Namespace == "" {
 		cfg.Namespace = defaultNamespace
 	}
 	if cfg.FieldManager == "" {
 		cfg.FieldManager = defaultManager
+	}
+	for _, in := range cfg.Injectors {
+		if err := in.validate(cfg.FieldManager); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Renderer == nil {
+		cfg.Renderer = inProcess{}
+	}
+	if cfg.Claims == nil {
+		cfg.Claims = NewClaims()
+	}
+	kinds, err := newKindTable(cfg.Kinds)
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = defaultWorkers
@@ -111,6 +154,9 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if conf.UserAgent == "" {
 		conf.UserAgent = "holdfast"
 	}
+	conf.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return bounded{next: next, timeout: cmp.Or(cfg.timeout, requestTimeout)}
+	})
 	client, err := rest.HTTPClientFor(conf)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: connection: %w", err)
@@ -124,11 +170,10 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 		return nil, fmt.Errorf("kubernetes: connection: %w", err)
 	}
 	return &Cluster{
-		cfg: cfg, dyn: dyn, disco: disco,
+		cfg: cfg, dyn: dyn, disco: disco, process: thisProcess,
 		resources: map[schema.GroupVersionKind]resource{},
-		claims:    map[plan.ObjectID]map[string]bool{},
-		owners:    map[string]map[plan.ObjectID]bool{},
-		holders:   map[string]*Target{},
+		kinds:     kinds,
+		claims:    cfg.Claims,
 		tracked:   map[plan.ObjectID]*tracked{},
 		watches:   map[watchKey]*watch{},
 		wake:      make(chan struct{}, 1),
@@ -157,7 +202,11 @@ type Spec struct {
 	Variables map[string]string
 	// Adopt takes over existing objects that Holdfast does not manage yet.
 	Adopt bool
-	Allow Allow
+	// AdoptFrom are field managers, such as "kubectl-client-side-apply", "helm" or
+	// "kustomize-controller", whose fields are taken over with the object: what
+	// they set and the stack does not declare goes. Fields of other managers stay.
+	AdoptFrom []string
+	Allow     Allow
 	// Yield says which declared fields, by JSON pointer, keep the value that
 	// the live object has. Nil yields none. Fields within lists are not asked for.
 	Yield func(id plan.ObjectID, pointer string) bool
@@ -171,7 +220,8 @@ type Target struct {
 	owner string // "environment/stack": the owner mark
 
 	ownedMu sync.Mutex
-	owned   map[plan.ObjectID]bool // what the inventory said last; nil: not read yet
+	owned   map[plan.ObjectID]bool          // what the inventory said last; nil: not read yet
+	ran     map[plan.ObjectID]digest.Digest // Jobs that it says were made
 
 	obs observation // guarded by Cluster.mu
 }
@@ -182,6 +232,7 @@ var (
 	_ targets.HealthChecker = (*Target)(nil)
 	_ targets.Observer      = (*Target)(nil)
 	_ targets.Closer        = (*Target)(nil)
+	_ targets.Claimer       = (*Target)(nil)
 )
 
 const opNew = "targets/kubernetes.New"
@@ -221,74 +272,9 @@ func New(c *Cluster, s Spec) (*Target, error) {
 
 // Close withdraws the stack's claims and forgets what it watches.
 func (t *Target) Close() error {
-	t.c.withdraw(t)
+	t.c.claims.withdraw(t)
 	t.c.forget(t)
 	return nil
-}
-
-// claim replaces what owner claims. A nil set ends the claim.
-func (c *Cluster) claim(t *Target, ids map[plan.ObjectID]bool) {
-	c.claimsMu.Lock()
-	defer c.claimsMu.Unlock()
-	owner := t.owner
-	c.unclaim(owner)
-	c.holders[owner] = t
-	c.owners[owner] = ids
-	for id := range ids {
-		if c.claims[id] == nil {
-			c.claims[id] = map[string]bool{}
-		}
-		c.claims[id][owner] = true
-	}
-}
-
-// withdraw ends the claims of t, unless a newer target of the same stack made them.
-func (c *Cluster) withdraw(t *Target) {
-	c.claimsMu.Lock()
-	defer c.claimsMu.Unlock()
-	if c.holders[t.owner] == t {
-		c.unclaim(t.owner)
-		delete(c.holders, t.owner)
-	}
-}
-
-// unclaim forgets the claims of an owner. The caller holds claimsMu.
-func (c *Cluster) unclaim(owner string) {
-	for id := range c.owners[owner] {
-		if delete(c.claims[id], owner); len(c.claims[id]) == 0 {
-			delete(c.claims, id)
-		}
-	}
-	delete(c.owners, owner)
-}
-
-// otherClaim returns the first other owner, by name, whose newest rendering has id, or "".
-func (c *Cluster) otherClaim(owner string, id plan.ObjectID) string {
-	c.claimsMu.Lock()
-	defer c.claimsMu.Unlock()
-	other := ""
-	for o := range c.claims[id] {
-		if o != owner && (other == "" || o < other) {
-			other = o
-		}
-	}
-	return other
-}
-
-// hasClaim reports whether owner's newest rendering has id.
-func (c *Cluster) hasClaim(owner string, id plan.ObjectID) bool {
-	c.claimsMu.Lock()
-	defer c.claimsMu.Unlock()
-	return c.claims[id][owner]
-}
-
-// gaveUp reports whether owner is a stack of this process whose newest
-// rendering no longer has id.
-func (c *Cluster) gaveUp(owner string, id plan.ObjectID) bool {
-	c.claimsMu.Lock()
-	defer c.claimsMu.Unlock()
-	ids, known := c.owners[owner]
-	return known && !ids[id]
 }
 
 // Run keeps the shared watches going until ctx ends. It returns nil then.

@@ -98,7 +98,7 @@ func cluster(t testing.TB, conf *rest.Config, log *syncBuffer) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := ClusterConfig{REST: conf, Key: []byte("fedcba9876543210"), Masker: m}
+	cfg := ClusterConfig{REST: conf, Key: []byte("fedcba9876543210"), Masker: m, Lease: LeaseConfig{Off: true}}
 	if log != nil {
 		cfg.Log = slog.New(slog.NewJSONHandler(log, nil))
 	}
@@ -146,6 +146,7 @@ var gvrs = map[string]schema.GroupVersionResource{
 	"configmaps":  {Version: "v1", Resource: "configmaps"},
 	"secrets":     {Version: "v1", Resource: "secrets"},
 	"deployments": {Group: "apps", Version: "v1", Resource: "deployments"},
+	"namespaces":  {Version: "v1", Resource: "namespaces"},
 }
 
 func dyn(t testing.TB, conf *rest.Config) dynamic.Interface {

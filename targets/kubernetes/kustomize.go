@@ -1,11 +1,13 @@
 package kubernetes
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"path"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -13,6 +15,8 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/kustomize/kyaml/openapi"
 	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/holdfast-dev/holdfast/internal/mask"
 )
 
 const originAnnotation = "config.kubernetes.io/origin"
@@ -25,33 +29,35 @@ var loadSchema = sync.OnceFunc(func() { openapi.Schema() })
 // memory. What is not there cannot be read by krusty, and what would make it
 // reach for the network or run something is refused before it starts.
 type kustomization struct {
-	t    *Target
+	job  *job
 	tree *tree
 	mem  filesys.FileSystem
-	seen map[copied]int64      // files that were copied, with their size
-	dirs map[string]*weight    // folders by path; nil: being read
-	docs map[string][]declared // objects by file, to find lines
+	seen map[copied]int64    // files that were copied, with their size
+	dirs map[string]*weight  // folders by path; nil: being read
+	docs map[string][]parsed // objects by file, to find lines
+	// secrets are what secretGenerator reads and has as literals.
+	secrets []string
 }
 
 // kustomize renders the stack's kustomization.
-func (t *Target) kustomize(tr *tree) ([]declared, error) {
-	root, err := clean(t.spec.Dir, t.spec.Kustomize)
+func (j *job) kustomize(tr *tree) ([]parsed, error) {
+	root, err := clean(j.Dir, j.Kustomize)
 	if err != nil {
 		return nil, err
 	}
-	k := &kustomization{t: t, tree: tr, mem: filesys.MakeFsInMemory(), seen: map[copied]int64{}, dirs: map[string]*weight{}, docs: map[string][]declared{}}
+	k := &kustomization{job: j, tree: tr, mem: filesys.MakeFsInMemory(), seen: map[copied]int64{}, dirs: map[string]*weight{}, docs: map[string][]parsed{}}
 	if _, err := k.folder(root, true, 0); err != nil {
 		return nil, err
 	}
 	loadSchema()
 	m, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(k.mem, path.Join("/", root))
 	if err != nil {
-		return nil, invalid("run kustomize build on the folder to see it on your machine", "%s: kustomize: %s", root, t.c.cfg.Masker.Scrub(err.Error()))
+		return nil, invalid("run kustomize build on the folder to see it on your machine", "%s: kustomize: %s", root, k.masked(err.Error()))
 	}
 	if m.Size() > maxObjects {
 		return nil, invalid("split the stack", "the stack has more than %d objects", maxObjects)
 	}
-	var out []declared
+	var out []parsed
 	for _, r := range m.Resources() {
 		v, err := r.Map()
 		if err != nil {
@@ -149,12 +155,20 @@ func (k *kustomization) folder(dir string, root bool, depth int) (weight, error)
 			return weight{}, err
 		}
 	}
+	for _, g := range spec.SecretGenerator {
+		for _, l := range g.LiteralSources {
+			k.hide(l)
+		}
+	}
 	for _, f := range namedFiles(&spec) {
 		to, err := k.inside(name, dir, f.path)
 		if err != nil {
 			return weight{}, err
 		}
 		size, err := k.copy(to, f.yaml)
+		if err == nil && !f.yaml {
+			err = k.source(to, f)
+		}
 		if err == nil {
 			err = w.add(name, weight{bytes: size})
 		}
@@ -186,7 +200,7 @@ func (k *kustomization) file(dir string) (string, []byte, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	b, err = k.t.substitute(k.tree, name, b)
+	b, err = k.job.substitute(k.tree, name, b)
 	return name, b, err
 }
 
@@ -242,7 +256,7 @@ func (k *kustomization) copy(name string, isYAML bool) (int64, error) {
 		return 0, err
 	}
 	if isYAML {
-		if b, err = k.t.substitute(k.tree, name, b); err != nil {
+		if b, err = k.job.substitute(k.tree, name, b); err != nil {
 			return 0, err
 		}
 		// Kustomize is lax about duplicate keys. A JSON patch is a list, no object.
@@ -263,8 +277,10 @@ type copied struct {
 }
 
 type namedFile struct {
-	path string
-	yaml bool
+	path   string
+	yaml   bool
+	env    bool // lines NAME=VALUE
+	secret bool // a source of secretGenerator
 }
 
 // namedFiles returns every other file that k names.
@@ -273,7 +289,7 @@ func namedFiles(k *types.Kustomization) []namedFile {
 	add := func(yaml bool, paths ...string) {
 		for _, p := range paths {
 			if p != "" {
-				out = append(out, namedFile{p, yaml})
+				out = append(out, namedFile{path: p, yaml: yaml})
 			}
 		}
 	}
@@ -294,7 +310,11 @@ func namedFiles(k *types.Kustomization) []namedFile {
 		add(true, r.Path)
 	}
 	sources := func(s types.KvPairSources) {
+		files := len(out)
 		add(false, s.EnvSources...)
+		for i := range out[files:] {
+			out[files+i].env = true
+		}
 		for _, f := range s.FileSources {
 			if _, p, ok := strings.Cut(f, "="); ok {
 				f = p
@@ -305,8 +325,12 @@ func namedFiles(k *types.Kustomization) []namedFile {
 	for _, g := range k.ConfigMapGenerator {
 		sources(g.KvPairSources)
 	}
+	public := len(out)
 	for _, g := range k.SecretGenerator {
 		sources(g.KvPairSources)
+	}
+	for i := range out[public:] {
+		out[public+i].secret = true
 	}
 	return out
 }
@@ -326,10 +350,88 @@ func withOrigin(b []byte) ([]byte, error) {
 	return sigsyaml.Marshal(m)
 }
 
+// hide has masked replace text, and what stands behind each = in it, as env
+// files and literals are written.
+func (k *kustomization) hide(text string) {
+	k.secrets = append(k.secrets, text)
+	for line := range strings.Lines(text) {
+		if _, v, ok := strings.Cut(line, "="); ok {
+			k.secrets = append(k.secrets, strings.Trim(strings.TrimSpace(v), `"'`))
+		}
+	}
+}
+
+// source looks at a file that a generator reads. Kustomize quotes a line that is
+// no UTF-8 as numbers, in which no secret would be found.
+func (k *kustomization) source(name string, f namedFile) error {
+	b, err := k.mem.ReadFile("/" + name)
+	if err != nil {
+		return invalid("", "%s: %w", name, err)
+	}
+	if f.env && !utf8.Valid(b) {
+		return invalid("save it as UTF-8, or use files instead of envs", "%s: not UTF-8", name)
+	}
+	if f.secret {
+		k.hide(string(b))
+	}
+	return nil
+}
+
+// maxMasked is up to how many bytes of secrets are searched for in a message.
+const maxMasked = 1 << 20
+
+// masked returns text, in which kustomize quotes what it read, without the values
+// of Secrets: nothing has registered them before the first rendering succeeds.
+func (k *kustomization) masked(text string) string {
+	all := k.secrets
+	for _, docs := range k.docs {
+		for _, d := range docs {
+			if isSecret(d.value) {
+				all = append(append(all, texts(d.value["data"], 0)...), texts(d.value["stringData"], 0)...)
+			}
+		}
+	}
+	size := 0
+	for _, s := range all {
+		size += len(s)
+	}
+	m, err := mask.New(k.job.Mask)
+	if err != nil || size > maxMasked {
+		return "(its message is kept back: it may quote a secret)"
+	}
+	m.Register(all...)
+	return m.Scrub(text)
+}
+
+// texts returns every string in v, also as what it is the base64 of.
+func texts(v any, depth int) []string {
+	var out []string
+	switch v := v.(type) {
+	case string:
+		out = append(out, v)
+		if b, err := base64.StdEncoding.DecodeString(v); err == nil {
+			out = append(out, string(b))
+		}
+	case []any:
+		for _, e := range v {
+			if depth < maxDepth {
+				out = append(out, texts(e, depth+1)...)
+			}
+		}
+	case map[string]any:
+		for _, e := range v {
+			if depth < maxDepth {
+				out = append(out, texts(e, depth+1)...)
+			}
+		}
+	}
+	return out
+}
+
 // locate finds the file and line of a rendered object, and removes the note
 // that kustomize left for it.
-func (k *kustomization) locate(root string, v map[string]any) declared {
-	d := declared{value: v, file: path.Join(root, konfig.DefaultKustomizationFileName())}
+func (k *kustomization) locate(root string, v map[string]any) parsed {
+	d := parsed{value: v, file: path.Join(root, konfig.DefaultKustomizationFileName())}
 	meta, _ := v["metadata"].(map[string]any)
 	notes, _ := meta["annotations"].(map[string]any)
 	note, _ := notes[originAnnotation].(string)

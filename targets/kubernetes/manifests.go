@@ -27,39 +27,41 @@ func invalid(hint, format string, args ...any) error {
 	return fault.New(fault.Invalid, opRender, hint, format, args...)
 }
 
-// declared is one object as a file declares it.
-type declared struct {
+// parsed is one object as a file declares it, where it is rendered.
+type parsed struct {
 	file  string
-	line  int // of the document's first line; 0 is unknown
-	node  *yaml.Node
+	line  int        // of the document's first line; 0 is unknown
+	node  *yaml.Node // nil: only the value is known
 	value map[string]any
 }
 
-func (d declared) at() string {
-	if d.line == 0 {
-		return d.file
+func (d parsed) at() string { return at(d.file, d.line) }
+
+func at(file string, line int) string {
+	if line == 0 {
+		return file
 	}
-	return fmt.Sprintf("%s:%d", d.file, d.line)
+	return fmt.Sprintf("%s:%d", file, line)
 }
 
 // manifests reads every file that the stack's globs, files and folders name.
-func (t *Target) manifests(tr *tree) ([]declared, error) {
+func (j *job) manifests(tr *tree) ([]parsed, error) {
 	var names []string
-	for _, entry := range t.spec.Manifests {
-		found, err := expand(tr, t.spec.Dir, entry)
+	for _, entry := range j.Manifests {
+		found, err := expand(tr, j.Dir, entry)
 		if err != nil {
 			return nil, err
 		}
 		names = append(names, found...)
 	}
 	slices.Sort(names)
-	var out []declared
+	var out []parsed
 	for _, name := range slices.Compact(names) {
 		b, err := tr.read(name)
 		if err != nil {
 			return nil, err
 		}
-		if b, err = t.substitute(tr, name, b); err != nil {
+		if b, err = j.substitute(tr, name, b); err != nil {
 			return nil, err
 		}
 		ds, err := decode(name, b)
@@ -138,15 +140,15 @@ var variable = regexp.MustCompile(`^\$\{[A-Za-z_][A-Za-z0-9_]*\}`)
 // that envsubst knows as well: a few bytes of them can make gigabytes. Each
 // reference is replaced on its own, since envsubst copies what it is given for
 // every $$ and recurses for every reference.
-func (t *Target) substitute(tr *tree, name string, b []byte) ([]byte, error) {
-	if t.spec.Variables == nil || !bytes.Contains(b, []byte("${")) {
+func (j *job) substitute(tr *tree, name string, b []byte) ([]byte, error) {
+	if j.Variables == nil || !bytes.Contains(b, []byte("${")) {
 		return b, nil
 	}
 	at := func(rest []byte) string {
 		return fmt.Sprintf("%s:%d", name, 1+bytes.Count(b[:len(b)-len(rest)], []byte("\n")))
 	}
 	lookup := func(v string) (string, bool) {
-		value, ok := t.spec.Variables[v]
+		value, ok := j.Variables[v]
 		return value, ok
 	}
 	var out []byte
@@ -183,18 +185,18 @@ func (t *Target) substitute(tr *tree, name string, b []byte) ([]byte, error) {
 }
 
 // decode reads the objects of one file. Lists are flattened.
-func decode(name string, b []byte) ([]declared, error) {
-	var out []declared
+func decode(name string, b []byte) ([]parsed, error) {
+	var out []parsed
 	if path.Ext(name) == ".json" {
 		var v map[string]any
 		strict, err := kjson.UnmarshalStrict(b, &v, kjson.DisallowDuplicateFields)
 		if err = errors.Join(append(strict, err)...); err != nil {
 			return nil, invalid("", "%s: %w", name, err)
 		}
-		return flatten(out, declared{file: name, line: 1, value: v}, 0)
+		return flatten(out, parsed{file: name, line: 1, value: v}, 0)
 	}
 	for _, doc := range split(b) {
-		d := declared{file: name}
+		d := parsed{file: name}
 		var root yaml.Node
 		dec := yaml.NewDecoder(bytes.NewReader(doc.text))
 		switch err := dec.Decode(&root); {
@@ -289,7 +291,7 @@ func unique(file string, n *yaml.Node, depth int) error {
 }
 
 // flatten appends d to out, or what it holds if it is a list.
-func flatten(out []declared, d declared, depth int) ([]declared, error) {
+func flatten(out []parsed, d parsed, depth int) ([]parsed, error) {
 	kind, _ := d.value["kind"].(string)
 	items, ok := d.value["items"].([]any)
 	if !strings.HasSuffix(kind, "List") || !ok {
@@ -300,7 +302,7 @@ func flatten(out []declared, d declared, depth int) ([]declared, error) {
 	}
 	nodes := child(d.node, "items")
 	for i, item := range items {
-		e := declared{file: d.file, line: d.line}
+		e := parsed{file: d.file, line: d.line}
 		if nodes != nil && i < len(nodes.Content) {
 			e.node, e.line = nodes.Content[i], nodes.Content[i].Line
 		}

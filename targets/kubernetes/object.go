@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/openapi"
 	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
 
+	"github.com/holdfast-dev/holdfast/internal/daemon"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/targets/plan"
 )
@@ -79,10 +80,8 @@ func (t *Target) object(d declared, custom map[string]resource) (*desired, error
 	case u.GetUID() != "" || u.GetResourceVersion() != "" || u.GetDeletionTimestamp() != nil:
 		return nil, bad("remove metadata.uid, resourceVersion and deletionTimestamp", "%s/%s is a copy of a live object", gvk.Kind, u.GetName())
 	}
-	for _, key := range []string{OwnerAnnotation, ManagedLabel} {
-		if u.GetAnnotations()[key] != "" || u.GetLabels()[key] != "" {
-			return nil, bad("remove it", "%s/%s: %s is Holdfast's own", gvk.Kind, u.GetName(), key)
-		}
+	if key := daemon.Mark(meta, nil); key != "" { // before the real marks are written
+		return nil, fault.New(fault.Denied, opRender, "remove it", "%s: %s/%s: %s is Holdfast's own", at, gvk.Kind, u.GetName(), key)
 	}
 	if _, ok := d.value["status"]; ok {
 		if len(d.value) == 4 && gvk.Kind != "Namespace" && gvk.Kind != "ServiceAccount" {
@@ -217,7 +216,7 @@ func (t *Target) setScope(o *desired, namespaced bool) error {
 	return t.admit(o)
 }
 
-// admit refuses what the operator did not allow.
+// admit refuses what touches Holdfast itself, and what the operator did not allow.
 func (t *Target) admit(o *desired) error {
 	if o.id == (plan.ObjectID{}) {
 		if err := t.seal(o); err != nil {
@@ -227,8 +226,8 @@ func (t *Target) admit(o *desired) error {
 	deny := func(hint, format string, args ...any) error {
 		return fault.New(fault.Denied, opRender, hint, "%s: %s: %s", o.from.at(), o.id, fmt.Sprintf(format, args...))
 	}
-	if err := t.ownMachinery(o); err != "" {
-		return deny("no stack may change what Holdfast itself runs with", "%s", err)
+	if hint, why := t.touches(o); why != "" {
+		return deny(hint, "%s", why)
 	}
 	if hint, why := t.outside(o.id, o.scoped && o.id.Namespace == ""); why != "" {
 		return deny(hint, "%s", why)
@@ -236,14 +235,11 @@ func (t *Target) admit(o *desired) error {
 	return nil
 }
 
-// outside says why the stack may not have id, and what to do about it, or "".
+// outside says why the operator does not let the stack have id, and what to do
+// about it, or "".
 // cluster says that the kind is known to be cluster-scoped.
 func (t *Target) outside(id plan.ObjectID, cluster bool) (hint, why string) {
-	own := t.c.cfg.Namespace
 	ns := id.Namespace
-	if ns == own || (id.Kind == "Namespace" && id.Name == own) {
-		return "keep out of Holdfast's namespace", own + " is Holdfast's own namespace"
-	}
 	add := func(what, to string) string {
 		return fmt.Sprintf("have the operator add %q to the %s that this stack may have", what, to)
 	}
@@ -261,26 +257,6 @@ func (t *Target) outside(id plan.ObjectID, cluster bool) (hint, why string) {
 		return add(id.Name, "namespaces"), "the namespace " + id.Name + " is not allowed"
 	}
 	return "", ""
-}
-
-// ownMachinery says how o would touch Holdfast's own permissions or admission
-// policies, or "".
-func (t *Target) ownMachinery(o *desired) string {
-	group := o.u.GroupVersionKind().Group
-	if group != "rbac.authorization.k8s.io" && group != "admissionregistration.k8s.io" {
-		return ""
-	}
-	first := strings.FieldsFunc(o.id.Name, func(r rune) bool { return strings.ContainsRune("-.:", r) })
-	if o.id.Namespace == "" && len(first) > 0 && first[0] == "holdfast" {
-		return "the name is reserved for Holdfast's own permissions and admission policies"
-	}
-	subjects, _, _ := unstructured.NestedSlice(o.u.Object, "subjects")
-	for _, s := range subjects {
-		if m, _ := s.(map[string]any); m["namespace"] == t.c.cfg.Namespace {
-			return "it grants permissions to Holdfast's own service account"
-		}
-	}
-	return ""
 }
 
 // normalNumbers gives numbers the types of apimachinery: int64 or float64.

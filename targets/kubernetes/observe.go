@@ -27,6 +27,10 @@ type tracked struct {
 	// everything but the status: for an object whose fields we do not all own.
 	state [32]byte
 	full  bool
+	// foreign is the digest of what stands in closed places and is not ours.
+	foreign [32]byte
+	// cutOff says that it is a Job that was deleted before it had finished.
+	cutOff bool
 }
 
 // observation is what a target remembers for [Target.Observe]. Guarded by Cluster.mu.
@@ -52,7 +56,7 @@ func (o *observation) notify() {
 // clean remembers live as what it should be. complete says that our field set in
 // it covers everything that we declare.
 func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstructured, complete bool) {
-	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live)}
+	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), foreign: c.foreignState(id, live)}
 	var ok bool
 	if tr.state, ok = c.ownState(live); !ok || !complete {
 		tr.state, tr.full = c.fullState(live), true
@@ -76,11 +80,19 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 func (c *Cluster) drifted(t *Target, ch change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tr := &tracked{t: t, uid: ch.UID, rv: ch.rv, state: ch.full, full: true}
+	tr := &tracked{t: t, uid: ch.UID, rv: ch.rv, state: ch.full, full: true, foreign: ch.foreign}
 	if old := c.tracked[ch.ID]; old != nil && old.t == t {
-		tr.rv = max(tr.rv, old.rv)
+		tr.rv, tr.cutOff = max(tr.rv, old.rv), old.cutOff
 	}
 	c.tracked[ch.ID] = tr
+}
+
+// doubt has the object looked at again: what was just written is not all there is to say.
+func (c *Cluster) doubt(t *Target, id plan.ObjectID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t.obs.dirty[id] = max(t.obs.dirty[id], 0)
+	t.obs.notify()
 }
 
 func (c *Cluster) untrack(t *Target, id plan.ObjectID) {
@@ -141,12 +153,15 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	if tr == nil || at <= tr.rv {
 		return
 	}
+	if deleted && w.key.kind == jobKind {
+		tr.cutOff = !finished(u)
+	}
 	if !deleted && tr.uid == string(u.GetUID()) {
 		now, ok := c.ownState(u)
 		if tr.full {
 			now, ok = c.fullState(u), true
 		}
-		if ok && now == tr.state {
+		if ok && now == tr.state && c.foreignState(id, u) == tr.foreign {
 			tr.rv = at
 			return
 		}
@@ -299,8 +314,11 @@ func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectI
 	for _, c := range changes {
 		t.c.drifted(t, *c)
 		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now}
-		if c.Action == plan.Create {
+		switch {
+		case c.Action == plan.Create:
 			f.Class = targets.Missing
+		case c.Foreign():
+			f.Class = targets.Foreign
 		}
 		if f.Since.IsZero() {
 			f.Since = now

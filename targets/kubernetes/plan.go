@@ -27,6 +27,7 @@ type planned struct {
 	changes []change
 	inv     *inventory // nil: a plan of a few objects
 	wanted  map[plan.ObjectID]entry
+	ends    bool // nothing is left of the stack afterwards, not even its inventory
 }
 
 // change is what the plan knows about one object beyond what a judge sees.
@@ -36,8 +37,15 @@ type change struct {
 	res      resource
 	pointers []string // the fields that it touches
 	yields   []yielded
-	full     [32]byte // of the live object
-	rv       uint64
+	fix      []operation // what the apply alone would not do, made before it
+	bare     bool        // fix is all there is to do
+	// returning are the images that cannot be removed: something adds them again.
+	returning []string
+	foreign   [32]byte // the state of what we did not declare in the live object
+	takes     []string // managers whose fields become ours before the apply
+	full      [32]byte // of the live object
+	stage     int      // of a delete: the stage that made the object
+	rv        uint64
 }
 
 // Plan implements [targets.Target]. Objects that do not exist are planned
@@ -89,7 +97,7 @@ func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.Objec
 func (t *Target) assemble(r targets.Rendered, priv *planned) plan.Plan {
 	p := plan.Plan{
 		Stack: r.Stack, Environment: r.Environment, Target: targetName, Revision: r.Revision,
-		Rendered: r.Digest, Keeps: len(priv.ren.objects), Private: priv, Payload: priv.payload(),
+		Rendered: r.Digest, Keeps: len(priv.ren.objects), Private: priv, Payload: t.payload(priv),
 	}
 	for _, c := range priv.changes {
 		p.Changes = append(p.Changes, c.Change)
@@ -105,16 +113,18 @@ func (t *Target) assemble(r targets.Rendered, priv *planned) plan.Plan {
 
 // payload binds what is sent, with secrets as keyed masks. It is computed from
 // the objects, not from digests that were computed before.
-func (priv *planned) payload() digest.Digest {
+func (t *Target) payload(priv *planned) digest.Digest {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n", priv.owner)
+	fmt.Fprintf(h, "%s %t\n", priv.owner, priv.ends)
 	for _, c := range priv.changes {
 		fmt.Fprintf(h, "%s %s %s %s %q\n", c.Action, c.ID, c.UID, c.Before, c.pointers)
 		if c.obj != nil {
 			fmt.Fprintf(h, "%s %s\n", c.obj.id, digest.FromBytes(mustJSON(c.obj.masked)))
+			fmt.Fprintf(h, "fix %x %t %q\n", t.c.keyed("fix", mustJSON(c.fix)), c.bare, c.returning)
 			for _, y := range c.yields {
 				fmt.Fprintf(h, "yields %q\n", y.pointer())
 			}
+			fmt.Fprintf(h, "takes %q\n", c.takes)
 		}
 	}
 	return digest.NewDigest(digest.SHA256, h)
@@ -218,39 +228,79 @@ func joined(op string, errs []error) error {
 
 // change plans one object. It returns nil when there is nothing to do.
 func (t *Target) change(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool, absent bool) (*change, error) {
-	c := &change{Change: plan.Change{ID: o.id, Action: plan.Create, After: o.after, Source: o.from.at()}, obj: o, res: res}
 	if absent {
-		return c, t.unclaimed(o.id, owned)
+		return t.creation(o, res), t.unclaimed(o.id, owned)
 	}
+	for range maxConflicts {
+		c, err := t.difference(ctx, o, res, owned)
+		if !errors.Is(err, errMoved) {
+			return c, err
+		}
+	}
+	return nil, fault.New(fault.Transient, opPlan, "", "%s: somebody else writes it all the time", o.id)
+}
+
+func (t *Target) creation(o *desired, res resource) *change {
+	return &change{Change: plan.Change{ID: o.id, Action: plan.Create, After: o.after, Source: o.from.at()}, obj: o, res: res}
+}
+
+// difference plans one object that may exist. An error that wraps [errMoved]
+// says that it was written meanwhile.
+func (t *Target) difference(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool) (*change, error) {
+	c := t.creation(o, res)
 	live, after, reason, err := t.dryRun(ctx, o, res, owned[o.id])
-	if err != nil {
+	if err != nil && (live == nil || fault.KindOf(err) != fault.Invalid) {
 		return nil, err
 	}
-	c.yields = t.yields(o, live)
-	if live == nil {
+	if c.yields = t.yields(o, live); live == nil {
+		if t.expired(o) {
+			return nil, nil
+		}
 		return c, t.unclaimed(o.id, owned)
 	}
+	var added additions
+	overridden := err != nil
+	switch {
+	case overridden:
+		if after, c.fix, err = t.override(ctx, o, res, live, err); err != nil {
+			return nil, err
+		}
+	case len(t.takes(live)) == 0: // an adoption takes fields over first; what is left is looked at after it
+		if added, err = t.additionsIn(ctx, o, res, live, after); err != nil {
+			return nil, err
+		}
+		c.fix, c.returning = added.ops, added.returning
+	}
 	was, will := t.masked(content(live.Object)), t.masked(content(after.Object))
-	ds := compare("", was, will, nil)
-	if len(ds) == 0 && t.c.entry(live) != nil {
+	own, foreign := compare("", was, will, nil), added.differences(was)
+	if overridden { // what goes with it is not told apart: none of it may be ignored
+		for i, d := range own {
+			own[i].foreign = d.had && !d.has
+		}
+	}
+	if len(own)+len(foreign) == 0 && t.c.entry(live) != nil {
 		t.c.clean(t, o.id, live, t.c.fieldSet(live) == t.c.fieldSet(after))
 		return nil, nil
 	}
-	if len(ds) == 0 && reason == "" {
+	c.bare = len(own) == 0 && t.c.entry(live) != nil && t.c.fieldSet(live) == t.c.fieldSet(after)
+	if len(own)+len(foreign) == 0 && reason == "" {
 		reason = "the managed fields no longer say that Holdfast owns it"
 	}
+	ds := slices.Concat(foreign, own)
 	c.Action, c.UID, c.Reason, c.Fields = plan.Update, string(live.GetUID()), reason, shown(ds)
 	for _, d := range ds {
 		c.pointers = append(c.pointers, d.pointer)
 	}
+	c.pointers = append(c.pointers, added.tests...)
 	c.Before = t.before(live, c.pointers)
 	c.Actor, c.Since = t.c.actor(live, ds)
-	c.full, c.rv = t.c.fullState(live), version(live)
+	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(o.id, live), version(live)
+	t.adopting(c, live)
 	return c, nil
 }
 
 // dryRun reads the live object and asks the server what applying o to it would
-// give. The dry run is bound to the version that was read: otherwise what a
+// give. When the server calls the result invalid, live comes with the error. The dry run is bound to the version that was read: otherwise what a
 // controller writes in between would look like a change of ours.
 func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool) (live, after *unstructured.Unstructured, reason string, err error) {
 	for range maxConflicts {
@@ -269,11 +319,20 @@ func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned boo
 			return nil, nil, "", err
 		}
 		after, err = t.c.apply(ctx, res, with(u, bound), true)
+		if from := t.takes(live); err == nil && len(from) > 0 {
+			if reason == "" { // an adoption that was cut off
+				reason = adoptedFrom(live)
+			}
+			after, err = t.takeOver(ctx, o, res, live, after, from)
+		}
 		switch {
 		case err == nil:
 			return live, after, reason, nil
-		case !apierrors.IsConflict(err) && !apierrors.IsNotFound(err):
-			return nil, nil, "", t.c.apiError(opPlan, o.id, err)
+		case o.isJob() && immutable(err):
+			return nil, nil, "", fault.New(fault.Invalid, opPlan, "give the changed Job another name, or delete the old one by hand",
+				"%s: %s: a Job's template cannot be changed once it exists", o.from.at(), o.id)
+		case !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !errors.Is(err, errMoved):
+			return live, nil, reason, t.c.apiError(opPlan, o.id, err)
 		}
 	}
 	return nil, nil, "", fault.New(fault.Transient, opPlan, "", "%s: somebody else writes it all the time", o.id)
@@ -281,7 +340,7 @@ func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned boo
 
 // unclaimed refuses to create what another stack declares too.
 func (t *Target) unclaimed(id plan.ObjectID, owned map[plan.ObjectID]bool) error {
-	if other := t.c.otherClaim(t.owner, id); other != "" && !owned[id] {
+	if other := t.c.claims.other(t.owner, id); other != "" && !owned[id] {
 		return t.twoOwners(id, other)
 	}
 	return nil
@@ -299,6 +358,9 @@ func (t *Target) before(live *unstructured.Unstructured, pointers []string) dige
 }
 
 func (t *Target) twoOwners(id plan.ObjectID, other string) error {
+	if t.c.claims.isAwaited(other) {
+		return fault.New(fault.Waiting, opPlan, "", "%s belongs to %s, which has not said yet whether it gives it up", id, other)
+	}
 	return fault.New(fault.Invalid, opPlan, "remove it from one of the two stacks",
 		"%s is declared by two stacks: %s and %s", id, t.owner, other)
 }
@@ -313,21 +375,24 @@ func (t *Target) ownership(o *desired, live *unstructured.Unstructured, owned bo
 	switch {
 	case mark == t.owner:
 		return "", nil
-	case owned && !t.c.hasClaim(mark, o.id) && !t.c.gaveUp(mark, o.id):
+	case owned && !t.c.claims.has(mark, o.id) && !t.c.claims.gaveUp(mark, o.id):
 		return "", nil
 	case mark != "" && owns(entry, live.Object, []string{"metadata", "annotations", OwnerAnnotation}) && entry != nil:
-		if t.c.gaveUp(mark, o.id) && (owned || t.c.otherClaim(t.owner, o.id) == "") {
+		if t.c.claims.gaveUp(mark, o.id) && (owned || t.c.claims.other(t.owner, o.id) == "") {
 			return "moved from " + mark, nil
 		}
 		return "", t.twoOwners(o.id, mark)
 	case owned:
 		return "", nil // whoever wrote the mark, it was not Holdfast
 	}
-	if other := t.c.otherClaim(t.owner, o.id); other != "" {
+	if other := t.c.claims.other(t.owner, o.id); other != "" {
 		return "", t.twoOwners(o.id, other)
 	}
 	if t.spec.Adopt {
-		return "adopted from " + managers(live), nil
+		if hint, why := t.untouchable(o.id, live); why != "" {
+			return "", fault.New(fault.Denied, opPlan, hint, "%s: %s cannot be adopted: %s", o.from.at(), o.id, why)
+		}
+		return adoptedFrom(live), nil
 	}
 	return "", fault.New(fault.Invalid, opPlan, "set adopt: true in the stack file to take it over, or rename the object",
 		"%s: %s exists and is managed by %s", o.from.at(), o.id, managers(live))
@@ -338,19 +403,13 @@ func (t *Target) ownership(o *desired, live *unstructured.Unstructured, owned bo
 func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 	var ids []plan.ObjectID
 	for id := range priv.inv.entries {
-		if _, keep := priv.wanted[id]; keep {
-			continue
+		if _, keep := priv.wanted[id]; !keep {
+			ids = append(ids, id)
 		}
-		if other := t.c.otherClaim(t.owner, id); other != "" {
-			// A move: the other stack takes it over, whoever is first.
-			t.c.cfg.Log.InfoContext(ctx, "not pruned, another stack declares it", slog.String("stack", t.spec.Stack),
-				slog.String("object", id.String()), slog.String("other", other))
-			continue
-		}
-		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, plan.ObjectID.Compare)
 	out := make([]*change, len(ids))
+	kept := make([]bool, len(ids)) // ours until another stack takes them
 	errs := make([]error, len(ids))
 	g := new(errgroup.Group)
 	g.SetLimit(t.c.cfg.Workers)
@@ -369,13 +428,16 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 				return nil
 			}
 			if live != nil && t.ours(live) && live.GetDeletionTimestamp() == nil {
-				if hint, why := t.outside(id, id.Namespace == ""); why != "" {
+				if kept[i], errs[i] = t.moving(ctx, id); kept[i] || errs[i] != nil {
+					return nil
+				}
+				if hint, why := t.untouchable(id, live); why != "" {
 					errs[i] = fault.New(fault.Denied, opPlan, hint+", or delete the object by hand", "%s is no longer declared and cannot be pruned: %s", id, why)
 					return nil
 				}
 				out[i] = &change{Change: plan.Change{
 					ID: id, Action: plan.Delete, UID: string(live.GetUID()), Before: t.before(live, ownPointers), Reason: "no longer declared",
-				}, res: res, pointers: ownPointers}
+				}, res: res, pointers: ownPointers, stage: stage(live)}
 			}
 			return nil
 		})
@@ -384,6 +446,11 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 	if err := joined(opPlan, errs); err != nil {
 		return nil, err
 	}
+	for i, id := range ids {
+		if kept[i] {
+			priv.wanted[id] = priv.inv.entries[id]
+		}
+	}
 	var list []change
 	for _, c := range slices.Backward(out) {
 		if c != nil {
@@ -391,6 +458,27 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 		}
 	}
 	return list, nil
+}
+
+// moving reports whether an object that the stack gave up belongs to another
+// one now, or may do so: it stays in the inventory, and is pruned only if nobody
+// took it over in the end. While another stack is being rendered, the answer is
+// an error of kind fault.Waiting.
+func (t *Target) moving(ctx context.Context, id plan.ObjectID) (bool, error) {
+	why, other := "another stack declares it", t.c.claims.other(t.owner, id)
+	if other == "" {
+		var failed bool
+		if other, failed = t.c.claims.waitsFor(t.owner); other != "" && !failed {
+			return false, fault.New(fault.Waiting, opPlan, "", "%s is no longer declared, but may move to %s, which is not rendered yet", id, other)
+		}
+		why = "another stack, which cannot be rendered, may declare it"
+	}
+	if other == "" {
+		return false, nil
+	}
+	t.c.cfg.Log.InfoContext(ctx, "not pruned", slog.String("stack", t.spec.Stack), slog.String("object", id.String()),
+		slog.String("other", other), slog.String("why", why))
+	return true, nil
 }
 
 // ownPointers is what a delete depends on.

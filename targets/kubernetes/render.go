@@ -34,6 +34,9 @@ type rendering struct {
 // newest rendering is what the stack claims against other stacks of the Cluster.
 func (t *Target) Render(ctx context.Context, s *sources.Snapshot) (targets.Rendered, error) {
 	r, err := t.render(ctx, s)
+	if k := fault.KindOf(err); err != nil && (k == fault.Invalid || k == fault.Denied) {
+		t.c.claims.failed(t)
+	}
 	return r, fault.WithStack(t.spec.Stack, err)
 }
 
@@ -41,14 +44,9 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	if s == nil || s.FS == nil {
 		return targets.Rendered{}, fault.New(fault.Internal, opRender, "", "no snapshot")
 	}
-	tr := &tree{fsys: s.FS}
-	read := t.manifests
-	if t.spec.Kustomize != "" {
-		read = t.kustomize
-	}
-	found, err := read(tr)
+	found, err := t.read(ctx, s)
 	if err != nil {
-		return targets.Rendered{}, fault.Wrap(fault.Invalid, opRender, "", err)
+		return targets.Rendered{}, err
 	}
 	if err := ctx.Err(); err != nil {
 		return targets.Rendered{}, fault.Wrap(fault.Transient, opRender, "", err)
@@ -71,10 +69,13 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	}
 	slices.SortFunc(ren.objects, func(a, b *desired) int { return order(a.u, b.u) })
 	out := targets.Rendered{Stack: t.spec.Stack, Environment: t.spec.Environment, Revision: s.Revision}
-	if out.Artifacts, err = ren.artifacts(); err != nil {
+	if out.Artifacts, err = ren.artifacts(t.c.kinds); err != nil {
 		return targets.Rendered{}, err
 	}
-	t.c.claim(t, ren.ids())
+	for _, o := range ren.objects {
+		o.from.lines = nil // nobody asks for them any more
+	}
+	t.c.claims.claim(t, ren.ids())
 	return ren.finish(out), nil
 }
 
@@ -144,7 +145,7 @@ func (t *Target) Pin(r targets.Rendered, digests map[string]verify.Subject) (tar
 	}
 	pinned := &rendering{owner: ren.owner, custom: ren.custom, objects: make([]*desired, len(ren.objects))}
 	for i, o := range ren.objects {
-		found, err := images(o.u.Object)
+		found, err := t.c.kinds.images(o.u.GroupVersionKind().GroupKind(), o.u.Object)
 		if err != nil {
 			return targets.Rendered{}, invalid("", "%s: %w", o.from.at(), err)
 		}
@@ -154,12 +155,12 @@ func (t *Target) Pin(r targets.Rendered, digests map[string]verify.Subject) (tar
 		}
 		c := *o
 		c.u = o.u.DeepCopy()
-		found, err = images(c.u.Object)
+		found, err = t.c.kinds.images(c.u.GroupVersionKind().GroupKind(), c.u.Object)
 		if err != nil {
 			return targets.Rendered{}, invalid("", "%s: %w", o.from.at(), err)
 		}
 		for _, im := range found {
-			im.set(digests[im.reference].Pinned())
+			im.pin(digests[im.reference])
 		}
 		if err := t.seal(&c); err != nil {
 			return targets.Rendered{}, err

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -38,7 +39,7 @@ func TestRenderRefuses(t *testing.T) {
 		"path in name":       {files: map[string]string{"a.yaml": configMap("a/b", "")}, want: "not valid"},
 		"status only":        {files: map[string]string{"a.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nstatus: {replicas: 1}\n"}, want: "status only"},
 		"a live copy":        {files: map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, uid: x}\n"}, want: "copy of a live object"},
-		"owner mark":         {files: map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: x/y}}\n"}, want: "Holdfast's own"},
+		"owner mark":         {files: map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: x/y}}\n"}, kind: fault.Denied, want: "Holdfast's own"},
 		"no match":           {files: map[string]string{"a.txt": cm}, want: "matches no"},
 		"no object":          {files: map[string]string{"a.yaml": "# nothing\n"}, want: "renders no object"},
 		"unset variable":     {files: map[string]string{"a.yaml": configMap("a", "${NOPE}")}, spec: func(s *Spec) { s.Variables = map[string]string{} }, want: `a.yaml:4: variable not set (strict mode): "NOPE"`},
@@ -224,13 +225,13 @@ items:
 func FuzzSubstitute(f *testing.F) {
 	f.Add("${A} $${A} $$ $ $$${A}${B}$\n")
 	f.Add("${A:-${B}}")
-	tt := offline(f, func(s *Spec) { s.Variables = map[string]string{"A": "a$${B}", "B": ""} })
+	j := &job{Variables: map[string]string{"A": "a$${B}", "B": ""}}
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := tt.substitute(&tree{}, "a.yaml", []byte(text))
+		got, err := j.substitute(&tree{}, "a.yaml", []byte(text))
 		if err != nil || len(text) > 1000 || !strings.Contains(text, "${") || strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
 			return // envsubst stops at a NUL
 		}
-		want, err := envsubst.Eval(text, func(v string) (string, bool) { s, ok := tt.spec.Variables[v]; return s, ok })
+		want, err := envsubst.Eval(text, func(v string) (string, bool) { s, ok := j.Variables[v]; return s, ok })
 		if err != nil || string(got) != want {
 			t.Errorf("%q gives %q; want %q, %v", text, got, want, err)
 		}
@@ -247,9 +248,17 @@ func FuzzDecode(f *testing.F) {
 		if len(name) > 100 || len(text) > 1<<16 {
 			return
 		}
-		ds, err := decode(name, []byte(text))
+		found, err := decode(name, []byte(text))
 		if err != nil {
 			return
+		}
+		b, err := encode(found)
+		if err != nil {
+			return
+		}
+		ds, err := decodeAnswer(b)
+		if err != nil && fs.ValidPath(name) {
+			t.Fatalf("%q: an answer that nobody takes: %v", text, err)
 		}
 		for _, d := range ds {
 			o, err := tt.object(d, customResources(ds))

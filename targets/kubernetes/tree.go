@@ -104,6 +104,9 @@ func (t *tree) read(name string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, invalid("", "%s is not a regular file", name)
 	}
+	if info.Size() > maxFileBytes {
+		return nil, tooLarge(name)
+	}
 	f, err := t.fsys.Open(real)
 	if err != nil {
 		return nil, notFound(name, err)
@@ -117,13 +120,17 @@ func (t *tree) read(name string) ([]byte, error) {
 	t.bytes += int64(len(b))
 	switch {
 	case len(b) > maxFileBytes:
-		return nil, invalid("split the file", "%s is larger than %d bytes", name, maxFileBytes)
+		return nil, tooLarge(name)
 	case t.files > maxFiles:
 		return nil, invalid("split the stack", "the stack reads more than %d files", maxFiles)
 	case t.bytes > maxTreeBytes:
 		return nil, invalid("split the stack", "the stack reads more than %d bytes", maxTreeBytes)
 	}
 	return b, nil
+}
+
+func tooLarge(name string) error {
+	return invalid("split the file", "%s is larger than %d bytes", name, maxFileBytes)
 }
 
 func notFound(name string, err error) error {

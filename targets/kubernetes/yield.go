@@ -1,10 +1,13 @@
 package kubernetes
 
 import (
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
 // yielded is a declared field that the operator lets others set: where the live
@@ -25,8 +28,13 @@ func (y yielded) pointer() string {
 
 // yields returns the fields of o that the stack yields to what live has. Fields
 // within lists are never yielded: an index means something else in each object.
+// Neither is what holds an image: which one runs is nobody else's choice.
 func (t *Target) yields(o *desired, live *unstructured.Unstructured) []yielded {
 	if t.spec.Yield == nil || live == nil {
+		return nil
+	}
+	fixed, err := t.c.imagePointers(o, live)
+	if err != nil {
 		return nil
 	}
 	var out []yielded
@@ -34,7 +42,8 @@ func (t *Target) yields(o *desired, live *unstructured.Unstructured) []yielded {
 	walk = func(m map[string]any, path []string) {
 		for k, v := range m {
 			y := yielded{path: append(path[:len(path):len(path)], k)}
-			if t.spec.Yield(o.id, y.pointer()) {
+			holds := slices.ContainsFunc(fixed, func(p string) bool { return plan.Within(y.pointer(), p) })
+			if !holds && t.spec.Yield(o.id, y.pointer()) {
 				if value, ok, err := unstructured.NestedFieldNoCopy(live.Object, y.path...); ok && err == nil {
 					y.value = runtime.DeepCopyJSONValue(value)
 					out = append(out, y)
@@ -48,6 +57,21 @@ func (t *Target) yields(o *desired, live *unstructured.Unstructured) []yielded {
 	}
 	walk(o.u.Object, nil)
 	return out
+}
+
+// imagePointers returns where the desired and the live object name images.
+func (c *Cluster) imagePointers(o *desired, live *unstructured.Unstructured) ([]string, error) {
+	var out []string
+	for _, u := range []*unstructured.Unstructured{o.u, live} {
+		found, err := c.kinds.images(o.u.GroupVersionKind().GroupKind(), content(u.Object))
+		if err != nil {
+			return nil, err
+		}
+		for _, im := range found {
+			out = append(out, im.pointer())
+		}
+	}
+	return out, nil
 }
 
 // send returns what is sent for o: the object as rendered, but for what it yields.

@@ -59,6 +59,7 @@ const (
 	Update  Action = "update"
 	Replace Action = "replace"
 	Delete  Action = "delete"
+	Release Action = "release" // the object stays, and is not ours any more
 )
 
 // Field is one difference within an object.
@@ -105,6 +106,11 @@ type Change struct {
 	// the target can tell. They are for findings and no part of the digest.
 	Actor string    `json:"-"`
 	Since time.Time `json:"-"`
+}
+
+// Foreign reports whether all that c does to its object is to remove foreign fields.
+func (c Change) Foreign() bool {
+	return c.Action == Update && len(c.Fields) > 0 && !slices.ContainsFunc(c.Fields, func(f Field) bool { return !f.Foreign })
 }
 
 // Document is one masked value that policies judge.

@@ -51,35 +51,31 @@ func (t *Target) apply(ctx context.Context, p plan.Plan, rec *targets.Receipt) e
 	if sum, err := s.r.sum(t.cfg.Masker); err != nil || sum != p.Rendered {
 		return fault.New(fault.Internal, op, "", "the plan's files are not the rendering that was judged")
 	}
-	if p.Empty() {
+	if p.Empty() && s.ends == "" {
 		return nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
-	defer cancel()
-	if err := t.checkProviders(s.r.config); err != nil {
-		return err
-	}
-	u, err := t.start(ctx, s.r)
-	if err != nil {
-		return err
-	}
-	defer u.close(ctx)
-	if err := u.init(ctx); err != nil {
-		return err
-	}
-	now, err := u.plan(ctx, "now", s.only)
-	if err != nil {
-		return err
-	}
-	if err := fresh(p.Changes, now.changes); err != nil {
-		return err
-	}
-	if err := os.WriteFile(u.file(planName), s.file, 0o600); err != nil {
-		return fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
-	}
-	return u.apply(ctx, rec)
+	return t.within(ctx, s.r, func(ctx context.Context, u *run) error {
+		switch {
+		case s.ends == orphaned:
+			return u.letGo(ctx, p, rec)
+		case p.Empty():
+			return u.removeState(ctx)
+		}
+		now, err := u.plan(ctx, "now", s)
+		if err != nil {
+			return err
+		}
+		if err := fresh(p.Changes, now.changes); err != nil {
+			return err
+		}
+		if err := os.WriteFile(u.file(planName), s.file, 0o600); err != nil {
+			return fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
+		}
+		if err := u.apply(ctx, rec); err != nil || s.ends == "" {
+			return err
+		}
+		return u.removeState(ctx)
+	})
 }
 
 // fresh reports an error wrapping ErrStale unless each granted change is still

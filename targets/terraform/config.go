@@ -117,6 +117,9 @@ type loader struct {
 	ctx   context.Context // for the one call of load that it lives for
 	fsys  fs.FS
 	limit Limits
+	// protected is what no block and no text may name.
+	protected Protected
+
 	out   *configuration
 	bytes int64
 	dirs  map[string]bool     // folders whose files are read
@@ -125,9 +128,9 @@ type loader struct {
 }
 
 // load reads the root module in dir and everything that it calls.
-func load(ctx context.Context, fsys fs.FS, dir string, limit Limits) (*configuration, error) {
+func load(ctx context.Context, fsys fs.FS, dir string, limit Limits, protected Protected) (*configuration, error) {
 	l := &loader{
-		ctx: ctx, fsys: fsys, limit: limit, dirs: map[string]bool{}, seen: map[string]bool{}, parse: map[string]hcl.Body{},
+		ctx: ctx, fsys: fsys, limit: limit, protected: protected, dirs: map[string]bool{}, seen: map[string]bool{}, parse: map[string]hcl.Body{},
 		out: &configuration{dir: dir, files: map[string][]byte{}, variables: map[string]variable{}, providers: map[string]string{}},
 	}
 	if err := l.module(dir, "", nil); err != nil {
@@ -701,6 +704,9 @@ func (m *module) object(b *hcl.Block) error {
 				return err
 			}
 		}
+	}
+	if err := m.protectBlock(b); err != nil {
+		return err
 	}
 	name, _, _ := strings.Cut(b.Labels[0], "_")
 	return m.nested(b, objectSchema, func(c *hcl.BodyContent) {

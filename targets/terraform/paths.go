@@ -25,7 +25,7 @@ var fileFunctions = []string{
 const unknownPart = "\x00"
 
 // paths refuses calls of file functions in one configuration file whose path
-// leaves the repository.
+// leaves the repository, and texts that name what is Holdfast's own.
 func (m *module) paths(name string) error {
 	src := m.out.files[name]
 	if strings.HasSuffix(name, ".json") {
@@ -62,6 +62,9 @@ func (m *module) pathsJSON(name string, src []byte) error {
 			continue
 		}
 		line := 1 + bytes.Count(src[:min(int(dec.InputOffset()), len(src))], []byte("\n"))
+		if err := m.protectText(s, name, line); err != nil {
+			return err
+		}
 		if err := m.pathsInTemplate(name, s, line); err != nil {
 			return err
 		}
@@ -83,12 +86,21 @@ func (m *module) pathsInTemplate(name, src string, line int) error {
 // pathsIn checks every call in a syntax tree, and reports the first one in the file.
 func (m *module) pathsIn(node hclsyntax.Node) error {
 	var calls []*hclsyntax.FunctionCallExpr
+	var named error
 	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl.Diagnostics {
-		if c, ok := n.(*hclsyntax.FunctionCallExpr); ok {
-			calls = append(calls, c)
+		switch n := n.(type) {
+		case *hclsyntax.FunctionCallExpr:
+			calls = append(calls, n)
+		case *hclsyntax.LiteralValueExpr:
+			if n.Val.Type().FriendlyName() == "string" && n.Val.IsKnown() && !n.Val.IsNull() && named == nil {
+				named = m.protectText(n.Val.AsString(), n.SrcRange.Filename, n.SrcRange.Start.Line)
+			}
 		}
 		return nil
 	})
+	if named != nil {
+		return named
+	}
 	slices.SortFunc(calls, func(a, b *hclsyntax.FunctionCallExpr) int { return a.NameRange.Start.Byte - b.NameRange.Start.Byte })
 	for _, c := range calls {
 		if err := m.checkCall(c); err != nil {

@@ -35,6 +35,7 @@ type sealed struct {
 	file  []byte
 	r     *rendering
 	only  []string // addresses that the plan was limited to
+	ends  ending   // whether it ends the stack, and how
 	stack string
 	env   string
 }
@@ -48,7 +49,7 @@ func (s *sealed) payload(m *mask.Masker) (digest.Digest, error) {
 		return "", err
 	}
 	file := sha256.Sum256(s.file)
-	b, err := json.Marshal([]any{s.env, s.stack, tree, file[:], s.only})
+	b, err := json.Marshal([]any{s.env, s.stack, tree, file[:], s.only, s.ends})
 	if err != nil {
 		return "", err
 	}
@@ -64,54 +65,49 @@ func (t *Target) Plan(ctx context.Context, r targets.Rendered, only ...plan.Obje
 }
 
 func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.ObjectID) (plan.Plan, error) {
-	const op = "targets/terraform.Plan"
-	priv, ok := r.Private.(*rendering)
-	if !ok || r.Stack != t.spec.Stack || r.Environment != t.spec.Environment {
-		return plan.Plan{}, fault.New(fault.Internal, op, "", "the rendering is not this target's")
-	}
-	if sum, err := priv.sum(t.cfg.Masker); err != nil || sum != r.Digest {
-		return plan.Plan{}, fault.New(fault.Internal, op, "", "the rendering was changed since it was made")
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
-	defer cancel()
-	if err := t.checkProviders(priv.config); err != nil {
-		return plan.Plan{}, err
-	}
-	u, err := t.start(ctx, priv)
-	if err != nil {
-		return plan.Plan{}, err
-	}
-	defer u.close(ctx)
-	if err := u.init(ctx); err != nil {
-		return plan.Plan{}, err
-	}
 	addresses, err := addressesOf(only)
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	v, err := u.plan(ctx, planName, addresses)
+	return t.saved(ctx, r, &sealed{only: addresses})
+}
+
+// saved has the tool save the plan that s describes, and completes s with it.
+func (t *Target) saved(ctx context.Context, r targets.Rendered, s *sealed) (plan.Plan, error) {
+	var v view
+	err := t.planning(ctx, r, s, func(ctx context.Context, u *run) (err error) {
+		if v, err = u.plan(ctx, planName, s); err == nil {
+			s.file, err = u.readPlan(planName)
+		}
+		return err
+	})
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	s := &sealed{r: priv, only: addresses, stack: t.spec.Stack, env: t.spec.Environment}
-	if s.file, err = u.readPlan(planName); err != nil {
-		return plan.Plan{}, err
+	return t.bound(r, s, plan.Plan{Changes: v.changes, Keeps: v.keeps, Documents: []plan.Document{{Name: PlanDocument, Value: v.document}}})
+}
+
+// planning calls f with the tool ready to plan r, which is s's from then on.
+func (t *Target) planning(ctx context.Context, r targets.Rendered, s *sealed, f func(context.Context, *run) error) error {
+	const op = "targets/terraform.Plan"
+	priv, ok := r.Private.(*rendering)
+	if !ok || r.Stack != t.spec.Stack || r.Environment != t.spec.Environment {
+		return fault.New(fault.Internal, op, "", "the rendering is not this target's")
 	}
-	p := plan.Plan{
-		Stack:       t.spec.Stack,
-		Environment: t.spec.Environment,
-		Target:      Name,
-		Revision:    r.Revision,
-		Rendered:    r.Digest,
-		Changes:     v.changes,
-		Keeps:       v.keeps,
-		Documents:   []plan.Document{{Name: PlanDocument, Value: v.document}},
-		Private:     s,
+	if sum, err := priv.sum(t.cfg.Masker); err != nil || sum != r.Digest {
+		return fault.New(fault.Internal, op, "", "the rendering was changed since it was made")
 	}
+	s.r, s.stack, s.env = priv, t.spec.Stack, t.spec.Environment
+	return t.within(ctx, priv, f)
+}
+
+// bound completes p, which says what s holds.
+func (t *Target) bound(r targets.Rendered, s *sealed, p plan.Plan) (plan.Plan, error) {
+	p.Stack, p.Environment, p.Target = s.stack, s.env, Name
+	p.Revision, p.Rendered, p.Private = r.Revision, r.Digest, s
+	var err error
 	if p.Payload, err = s.payload(t.cfg.Masker); err != nil {
-		return plan.Plan{}, fault.Wrap(fault.Internal, op, "", err)
+		return plan.Plan{}, fault.Wrap(fault.Internal, "targets/terraform.Plan", "", err)
 	}
 	return p, nil
 }
@@ -137,11 +133,11 @@ type view struct {
 	document any
 }
 
-// plan saves a plan under name and returns what it says.
-func (u *run) plan(ctx context.Context, name string, only []string) (view, error) {
+// plan saves the plan that s describes under name and returns what it says.
+func (u *run) plan(ctx context.Context, name string, s *sealed) (view, error) {
 	const op = "targets/terraform.Plan"
-	opts := []tfexec.PlanOption{tfexec.Out(u.file(name))}
-	for _, a := range only {
+	opts := []tfexec.PlanOption{tfexec.Out(u.file(name)), tfexec.Destroy(s.ends == destroyed)}
+	for _, a := range s.only {
 		opts = append(opts, tfexec.Target(a))
 	}
 	var diags []diagnostic
@@ -168,6 +164,9 @@ func (u *run) plan(ctx context.Context, name string, only []string) (view, error
 	v, err := u.t.view(raw, u.r)
 	if err != nil {
 		return view{}, fault.Wrap(fault.Internal, op, "", err)
+	}
+	if s.ends == destroyed {
+		v.changes = removals(v.changes)
 	}
 	return v, nil
 }
@@ -266,6 +265,9 @@ func (t *Target) view(raw []byte, r *rendering) (view, error) {
 	}
 	if err := json.Unmarshal(raw, &values); err != nil { // before masks replace anything
 		return view{}, fmt.Errorf("the plan's JSON: %w", err)
+	}
+	if err := t.protect(raw, r.config); err != nil { // before masks replace anything
+		return view{}, err
 	}
 	declared := map[string]bool{}
 	for name, v := range r.config.variables {

@@ -87,6 +87,26 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 	return u, nil
 }
 
+// within calls f with the tool ready to work on r, while nothing else runs the stack.
+func (t *Target) within(ctx context.Context, r *rendering, f func(context.Context, *run) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
+	defer cancel()
+	if err := t.checkProviders(r.config); err != nil {
+		return err
+	}
+	u, err := t.start(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer u.close(ctx)
+	if err := u.init(ctx); err != nil {
+		return err
+	}
+	return f(ctx, u)
+}
+
 // privateDir makes dir, and refuses one that others can write to or read.
 func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -17,6 +17,9 @@
 // local_command and http, the state of other stacks on disk, and paths of
 // file functions that leave the repository.
 //
+// It refuses what touches the daemon itself ([Protected]), in the configuration as
+// far as it is written out and in every plan, before a policy sees either.
+//
 // It does not catch a path that the configuration computes (from a variable,
 // say), a template that [templatestring] makes, and files or programs that a
 // provider is told to use in its own arguments. Run the daemon where there is
@@ -82,6 +85,9 @@ type Config struct {
 	// it is killed; 0 is one minute.
 	Grace  time.Duration
 	Limits Limits
+	// Protected is what of the daemon no stack may touch. StateDir is protected
+	// in any case.
+	Protected Protected
 }
 
 // Limits bound what is read from the repository and from the tool. A zero field
@@ -172,6 +178,10 @@ func New(cfg Config, spec Spec) (*Target, error) {
 		if !filepath.IsAbs(d.path) {
 			return bad("give an absolute path", "the %s %q is not an absolute path", d.name, d.path)
 		}
+	}
+	cfg.Protected.Paths = append(slices.Clone(cfg.Protected.Paths), filepath.Clean(cfg.StateDir))
+	if err := cfg.Protected.validate(); err != nil {
+		return bad("correct the operator's file", "%w", err)
 	}
 	if strings.ContainsAny(cfg.Mirror, "\"\\$%\n") {
 		return bad("move the mirror", "the provider mirror's path %q has a character that the tool's configuration gives a meaning", cfg.Mirror)
@@ -273,7 +283,7 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	if s == nil || s.FS == nil {
 		return targets.Rendered{}, fault.New(fault.Internal, op, "", "no snapshot")
 	}
-	cfg, err := load(ctx, s.FS, t.spec.Dir, t.cfg.Limits)
+	cfg, err := load(ctx, s.FS, t.spec.Dir, t.cfg.Limits, t.cfg.Protected)
 	if err != nil {
 		return targets.Rendered{}, fault.Wrap(fault.Invalid, op, "", t.scrub(err))
 	}

@@ -64,6 +64,11 @@ type Config struct {
 	Signers    []Signer
 	Rules      []Rule
 	MaxCommits int // steps judged at once at most; 10,000 if zero
+	// Revocations may grow at any time. A step by a revoked signer or key
+	// authorises nothing, whenever it was made: the date on it is the signer's
+	// own word. A revoked commit may not be head; what comes after it may. Nil
+	// revokes nothing.
+	Revocations *verify.Revocations
 }
 
 // History gives access to commits. sources/git implements it.
@@ -81,6 +86,7 @@ type Verifier struct {
 	anchor     string
 	most       int
 	keys       keyring
+	revoked    *verify.Revocations
 	rules      []Rule
 	ruled      map[string]bool // signers that some rule names
 }
@@ -103,7 +109,7 @@ func New(c Config) (*Verifier, error) {
 	if c.MaxCommits < 0 {
 		return invalid("use a positive number", "maxCommits is negative")
 	}
-	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, ruled: map[string]bool{}}
+	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, revoked: c.Revocations, ruled: map[string]bool{}}
 	if v.most == 0 {
 		v.most = defaultMaxCommits
 	}
@@ -153,6 +159,10 @@ func (v *Verifier) Verify(ctx context.Context, h History, from, head string, now
 			return ev, fault.New(fault.Invalid, op, "name commits by their full id", "%q is not a commit id", clip(id))
 		}
 	}
+	ev.RestsOn = []verify.Anchor{{Kind: verify.AnchorCommit, Value: head}}
+	if err := v.revoked.Check(ev.RestsOn...); err != nil {
+		return v.refused(ev, head, denied("push a commit that takes "+short(head)+" back (git revert)", "%w", err))
+	}
 	steps, err := v.steps(ctx, h, from, head)
 	if err != nil {
 		return v.refused(ev, head, err)
@@ -162,7 +172,15 @@ func (v *Verifier) Verify(ctx context.Context, h History, from, head string, now
 		ev.Facts["commits"] = 0
 		return ev, nil
 	}
-	return v.judgeAll(ctx, h, ev, steps, now)
+	ev, err = v.judgeAll(ctx, h, ev, steps, now)
+	if err != nil {
+		return ev, err
+	}
+	// Again, for what was revoked while the history was judged.
+	if err := v.revoked.Check(ev.RestsOn...); err != nil {
+		return v.refused(ev, head, err)
+	}
+	return ev, nil
 }
 
 // judgeAll judges steps, oldest first, so that the first wrong one is named.
@@ -182,6 +200,7 @@ func (v *Verifier) judgeAll(ctx context.Context, h History, ev verify.Evidence, 
 			}
 			return v.refused(ev, id, err)
 		}
+		ev.RestsOn = verify.Anchors(ev.RestsOn, s.by.anchors)
 		if i >= len(steps)-maxChecks {
 			ev.Checks = append(ev.Checks, verify.Check{Name: "commit", OK: true,
 				Detail: fmt.Sprintf("%s signed by %s (%s) for %d paths", short(id), s.by.signer, s.by, s.paths)})
@@ -287,6 +306,10 @@ func (v *Verifier) judge(ctx context.Context, h History, id string, now time.Tim
 	by, err := v.keys.verify(c, now)
 	if err != nil {
 		return step{}, fault.Wrap(fault.Denied, op, "", fmt.Errorf("commit %s by %s: %w", short(id), c.author, err))
+	}
+	if err := v.revoked.Check(by.anchors...); err != nil {
+		return step{}, denied("have the change signed by someone else; if it is old, set the anchor to a commit after it that you have checked",
+			"commit %s by %s: %w", short(id), c.author, err)
 	}
 	parent := ""
 	if len(c.parents) > 0 {

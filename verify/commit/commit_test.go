@@ -64,7 +64,9 @@ func newRepo(t *testing.T) *repo {
 		alice: get(testenv.NewSSHSigner(dir, "Alice", "alice@example.com"))(t),
 		bob:   get(testenv.NewSSHSigner(dir, "Bob", "bob@example.com"))(t),
 		carol: get(testenv.NewOpenPGPSigner(dir, "Carol", "carol@example.com"))(t),
-		now:   time.Now(),
+		// A signature from after the first sight does not count, and the commits
+		// are still to be made.
+		now: time.Now().Add(time.Minute),
 	}
 }
 

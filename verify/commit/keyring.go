@@ -18,6 +18,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/holdfast-dev/holdfast/verify"
 )
 
 const (
@@ -38,6 +40,9 @@ type match struct {
 	signer      string
 	kind        string // "ssh" or "openpgp"
 	fingerprint string
+	// anchors are all that the signature counts by: the signer's name, the
+	// principal, the key, and what stands above or below the key.
+	anchors []verify.Anchor
 }
 
 // String returns the kind and the fingerprint.
@@ -215,7 +220,7 @@ func (k keyring) verifySSH(c *object, now time.Time) (match, error) {
 				err = within("signer "+h.Name, h.NotBefore, h.NotAfter, c, now)
 			}
 			if err == nil {
-				return match{signer: h.Name, kind: "ssh", fingerprint: keyFingerprint(sig.PublicKey)}, nil
+				return match{signer: h.Name, kind: "ssh", fingerprint: keyFingerprint(sig.PublicKey), anchors: sshAnchors(h.Name, c, sig.PublicKey)}, nil
 			}
 			refusal = err
 		}
@@ -256,6 +261,34 @@ func keyFingerprint(key ssh.PublicKey) string {
 		key = cert.Key
 	}
 	return ssh.FingerprintSHA256(key)
+}
+
+// sshAnchors names the signer, the principal that ssh-keygen would be asked
+// about, the key, and the authority of a certificate.
+func sshAnchors(signer string, c *object, key ssh.PublicKey) []verify.Anchor {
+	out := []verify.Anchor{
+		{Kind: verify.AnchorIdentity, Value: signer},
+		{Kind: verify.AnchorIdentity, Value: c.committer.email},
+		{Kind: verify.AnchorKey, Value: keyFingerprint(key)},
+	}
+	if cert, ok := key.(*ssh.Certificate); ok {
+		out = append(out, verify.Anchor{Kind: verify.AnchorKey, Value: ssh.FingerprintSHA256(cert.SignatureKey)})
+	}
+	return out
+}
+
+// pgpAnchors names the signer, the primary key, and the subkey that signed.
+func pgpAnchors(signer string, e *openpgp.Entity, issuer uint64) []verify.Anchor {
+	out := []verify.Anchor{
+		{Kind: verify.AnchorIdentity, Value: signer},
+		{Kind: verify.AnchorKey, Value: pgpFingerprint(e)},
+	}
+	for _, sub := range e.Subkeys {
+		if sub.PublicKey.KeyId == issuer {
+			out = append(out, verify.Anchor{Kind: verify.AnchorKey, Value: fmt.Sprintf("%X", sub.PublicKey.Fingerprint)})
+		}
+	}
+	return out
 }
 
 // holds reports whether a is about key: the very key, or the authority that
@@ -369,7 +402,7 @@ func (h holder) verifyOpenPGP(c *object, body []byte, now time.Time) (match, err
 	if err := within("signer "+h.Name, h.NotBefore, h.NotAfter, c, now); err != nil {
 		return match{}, err
 	}
-	return match{signer: h.Name, kind: "openpgp", fingerprint: pgpFingerprint(entity)}, nil
+	return match{signer: h.Name, kind: "openpgp", fingerprint: pgpFingerprint(entity), anchors: pgpAnchors(h.Name, entity, *sig.IssuerKeyId)}, nil
 }
 
 // checkPGPSignature checks what the library leaves open: the hash, the kind of

@@ -71,9 +71,14 @@ func (h *host) scheme() string {
 	return "https"
 }
 
-// get requests /v2/<name><path>. The answer is 200, or an error: one wrapping
-// ErrNotFound for 404, fault.Transient for all else.
 func (c *Client) get(ctx context.Context, r name.Repository, path string, header http.Header) (*http.Response, error) {
+	return c.request(ctx, http.MethodGet, r, path, header)
+}
+
+// request asks for /v2/<name><path>. The answer is 200, or an error: one
+// wrapping ErrNotFound for 404, fault.Transient for all else. A 401 is answered
+// once, also where a token was accepted before: it may have ended.
+func (c *Client) request(ctx context.Context, method string, r name.Repository, path string, header http.Header) (*http.Response, error) {
 	const op = "verify/registry.get"
 	reg := r.RegistryStr()
 	h := c.host(reg)
@@ -82,7 +87,7 @@ func (c *Client) get(ctx context.Context, r name.Repository, path string, header
 		return nil, fault.Wrap(fault.Invalid, op, "", err)
 	}
 	key := tokenKey{registry: reg, scope: "repository:" + r.RepositoryStr() + ":pull"}
-	resp, err := c.follow(ctx, h, u, header, c.authorization(key))
+	resp, err := c.follow(ctx, method, h, u, header, c.authorization(key))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +97,7 @@ func (c *Client) get(ctx context.Context, r name.Repository, path string, header
 		if err != nil {
 			return nil, err
 		}
-		if resp, err = c.follow(ctx, h, u, header, auth); err != nil {
+		if resp, err = c.follow(ctx, method, h, u, header, auth); err != nil {
 			return nil, err
 		}
 	}
@@ -104,21 +109,27 @@ func (c *Client) get(ctx context.Context, r name.Repository, path string, header
 		return nil, fmt.Errorf("%s: %w", redacted(u), ErrNotFound)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		discard(resp)
-		return nil, fault.New(fault.Transient, op, "check the credentials for "+reg+" in holdfast.yaml", "%s: the registry answered %s", redacted(u), resp.Status)
+		return nil, fault.New(fault.Transient, op, "check the credentials for "+reg+" in holdfast.yaml", "%s: the registry answered %s", redacted(u), status(resp))
 	default:
 		discard(resp)
-		return nil, fault.New(fault.Transient, op, "", "%s: the registry answered %s", redacted(u), resp.Status)
+		return nil, fault.New(fault.Transient, op, "", "%s: the registry answered %s", redacted(u), status(resp))
 	}
 }
 
-// follow sends one GET and follows redirects. The credential goes to u's host
+// status is the code and what the standard calls it. The reason that a server
+// writes beside the code may be anything, our own credential included.
+func status(resp *http.Response) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
+}
+
+// follow sends one request and follows redirects. The credential goes to u's host
 // only, and never again once another host has been seen. A redirect may not
 // lead from HTTPS to plain HTTP.
-func (c *Client) follow(ctx context.Context, h *host, u *url.URL, header http.Header, auth string) (*http.Response, error) {
+func (c *Client) follow(ctx context.Context, method string, h *host, u *url.URL, header http.Header, auth string) (*http.Response, error) {
 	const op = "verify/registry.get"
 	origin := u
 	for range maxRedirects {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+		req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 		if err != nil {
 			return nil, fault.Wrap(fault.Internal, op, "", err)
 		}
@@ -252,13 +263,13 @@ func (c *Client) fetchToken(ctx context.Context, h *host, k tokenKey, params map
 	}
 	q.Set("scope", k.scope)
 	realm.RawQuery = q.Encode()
-	resp, err := c.follow(ctx, rh, realm, nil, basic)
+	resp, err := c.follow(ctx, http.MethodGet, rh, realm, nil, basic)
 	if err != nil {
 		return token{}, err
 	}
 	if resp.StatusCode != http.StatusOK {
 		discard(resp)
-		return token{}, fault.New(fault.Transient, op, "check the credentials for "+k.registry+" in holdfast.yaml", "%s: the token service answered %s", k.registry, resp.Status)
+		return token{}, fault.New(fault.Transient, op, "check the credentials for "+k.registry+" in holdfast.yaml", "%s: the token service answered %s", k.registry, status(resp))
 	}
 	b, err := read(resp, maxToken)
 	if err != nil {

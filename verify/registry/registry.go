@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -158,13 +159,89 @@ func (c *Client) Resolve(ctx context.Context, s verify.Subject) (verify.Subject,
 	}
 	_, d, err := c.manifest(ctx, ref.Context(), ref.Identifier(), "")
 	if err != nil {
-		if errors.Is(err, ErrNotFound) {
-			return s, fault.New(fault.Waiting, op, "push the image, or correct its name", "%s: no such image: %w", s.Reference, err)
-		}
-		return s, err
+		return s, noSuchImage(op, s, err)
 	}
 	s.Digest = d
 	return s, nil
+}
+
+// Peek implements [verify.Resolver] by a HEAD request, which registries do not
+// count as a pull.
+func (c *Client) Peek(ctx context.Context, s verify.Subject) (verify.Subject, error) {
+	const op = "verify/registry.Peek"
+	s, ref, err := parse(s)
+	if err != nil || s.Digest != "" {
+		return s, err
+	}
+	d, err := c.peek(ctx, ref.Context(), ref.Identifier())
+	if err != nil {
+		return s, noSuchImage(op, s, err)
+	}
+	s.Digest = d
+	return s, nil
+}
+
+// noSuchImage makes a tag that does not exist something to wait for.
+func noSuchImage(op string, s verify.Subject, err error) error {
+	if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return fault.New(fault.Waiting, op, "push the image, or correct its name", "%s: no such image: %w", s.Reference, err)
+}
+
+// PeekTag returns the digest that the registry says tag stands for, or an error
+// wrapping [ErrNotFound]. A digest in the place of tag asks whether it exists.
+func (c *Client) PeekTag(ctx context.Context, repo, tag string) (digest.Digest, error) {
+	r, err := repository(repo)
+	if err != nil {
+		return "", err
+	}
+	return c.peek(ctx, r, tag)
+}
+
+func (c *Client) peek(ctx context.Context, r name.Repository, id string) (digest.Digest, error) {
+	resp, err := c.request(ctx, http.MethodHead, r, "/manifests/"+id, http.Header{"Accept": {acceptManifests}})
+	if err != nil {
+		return "", err
+	}
+	discard(resp)
+	if d := digest.Digest(resp.Header.Get("Docker-Content-Digest")); supported(d) == nil {
+		return d, nil
+	}
+	// "A HEAD request to an existing […] manifest URL […] SHOULD" give the
+	// digest in that header; from others it is fetched.
+	_, d, err := c.manifest(ctx, r, id, "")
+	return d, err
+}
+
+// PeekReferrers returns a digest over the list of what refers to d. It changes
+// when the list does.
+func (c *Client) PeekReferrers(ctx context.Context, repo string, d digest.Digest) (digest.Digest, error) {
+	r, err := repository(repo)
+	if err != nil {
+		return "", err
+	}
+	list, err := c.referrersAPI(ctx, r, d)
+	if errors.Is(err, ErrNotFound) {
+		tagged, err := c.peek(ctx, r, TagPrefix(d))
+		if errors.Is(err, ErrNotFound) {
+			return listDigest(nil)
+		}
+		return tagged, err
+	}
+	if err != nil {
+		return "", err
+	}
+	return listDigest(list)
+}
+
+func listDigest(list []v1.Descriptor) (digest.Digest, error) {
+	slices.SortFunc(list, func(a, b v1.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	b, err := json.Marshal(list)
+	if err != nil {
+		return "", fault.Wrap(fault.Internal, "verify/registry.PeekReferrers", "", err)
+	}
+	return sum(b), nil
 }
 
 // Manifest returns the manifest with digest d in repository repo.
@@ -268,8 +345,8 @@ func (c *Client) referrersAPI(ctx context.Context, r name.Repository, d digest.D
 		if err != nil {
 			return nil, err
 		}
-		if mt, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || mt != string(types.OCIImageIndex) {
-			return nil, fault.New(fault.Transient, op, "", "%s: the referrers list has content type %q", r, resp.Header.Get("Content-Type"))
+		if !hasType(resp, string(types.OCIImageIndex)) {
+			return nil, fault.New(fault.Transient, op, "", "%s: the referrers list has content type %.80q", r, resp.Header.Get("Content-Type"))
 		}
 		page, err := parseIndex(r, b)
 		if err != nil {
@@ -287,6 +364,13 @@ func (c *Client) referrersAPI(ctx context.Context, r name.Repository, d digest.D
 	return nil, tooMany(r)
 }
 
+// hasType reports whether the answer says that it is of one of the media types:
+// a login page is not.
+func hasType(resp *http.Response, accepted ...string) bool {
+	mt, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return err == nil && slices.Contains(accepted, mt)
+}
+
 func tooMany(r name.Repository) error {
 	return fault.New(fault.Denied, "verify/registry.Referrers", "delete old referrers of this image", "%s: more than %d referrers or %d pages", r, MaxReferrers, maxPages)
 }
@@ -299,11 +383,11 @@ func nextPage(r name.Repository, resp *http.Response) (string, error) {
 	}
 	u, err := resp.Request.URL.Parse(target)
 	if err != nil {
-		return "", fault.New(fault.Transient, "verify/registry.Referrers", "", "%s: bad Link header: %w", r, err)
+		return "", fault.New(fault.Transient, "verify/registry.Referrers", "", "%s: bad Link header", r)
 	}
 	rest, ok := strings.CutPrefix(u.EscapedPath(), "/v2/"+r.RepositoryStr())
 	if u.Host != resp.Request.URL.Host || !ok {
-		return "", fault.New(fault.Denied, "verify/registry.Referrers", "", "%s: the next page of the referrers list is elsewhere: %s", r, u.Redacted())
+		return "", fault.New(fault.Denied, "verify/registry.Referrers", "", "%s: the next page of the referrers list is elsewhere: %s", r, redacted(u))
 	}
 	if u.RawQuery != "" {
 		rest += "?" + u.RawQuery
@@ -347,11 +431,13 @@ func parseIndex(r name.Repository, b []byte) ([]v1.Descriptor, error) {
 	return idx.Manifests, nil
 }
 
-// acceptManifests are the media types of images, indexes and OCI artifacts.
-var acceptManifests = strings.Join([]string{
+// manifestTypes are the media types of images, indexes and OCI artifacts.
+var manifestTypes = []string{
 	string(types.OCIImageIndex), string(types.OCIManifestSchema1),
 	string(types.DockerManifestList), string(types.DockerManifestSchema2),
-}, ", ")
+}
+
+var acceptManifests = strings.Join(manifestTypes, ", ")
 
 // manifest fetches by tag or digest; want is empty for a tag.
 func (c *Client) manifest(ctx context.Context, r name.Repository, id string, want digest.Digest) ([]byte, digest.Digest, error) {
@@ -370,6 +456,12 @@ func (c *Client) manifest(ctx context.Context, r name.Repository, id string, wan
 	}
 	got := sum(b)
 	if want == "" {
+		// Without a digest to compare with, this is all that tells a manifest from
+		// the page of a proxy, or from the beginning of one.
+		if !hasType(resp, manifestTypes...) || !json.Valid(b) {
+			return nil, "", fault.New(fault.Transient, "verify/registry.Manifest", "check the registry and what is between it and here",
+				"%s:%s: the registry answered with %d bytes of type %.80q that are no manifest", r, id, len(b), resp.Header.Get("Content-Type"))
+		}
 		// A header in another algorithm cannot be compared and is not used.
 		if h := digest.Digest(resp.Header.Get("Docker-Content-Digest")); strings.HasPrefix(string(h), "sha256:") {
 			want = h
@@ -382,8 +474,10 @@ func (c *Client) manifest(ctx context.Context, r name.Repository, id string, wan
 	return b, got, nil
 }
 
+// lied says that the content is not what was asked for. Nothing was learnt about
+// that, so it is asked again: an answer that was cut short looks the same.
 func lied(r name.Repository, want digest.Digest, b []byte) error {
-	return fault.New(fault.Denied, "verify/registry", "check the registry and what is between it and here",
+	return fault.New(fault.Transient, "verify/registry", "check the registry and what is between it and here",
 		"%s: the registry answered with other content (%s) than was asked for (%s)", r, sum(b), want)
 }
 
@@ -429,7 +523,8 @@ func read(resp *http.Response, limit int64) ([]byte, error) {
 }
 
 func tooLong(u *url.URL, limit int64) error {
-	return fault.New(fault.Denied, "verify/registry.read", "", "%s: the answer is longer than %d bytes", redacted(u), limit)
+	return fault.New(fault.Transient, "verify/registry.read", "check the registry and what is between it and here",
+		"%s: the answer is longer than %d bytes", redacted(u), limit)
 }
 
 func (c *Client) cached(d digest.Digest) ([]byte, bool) {

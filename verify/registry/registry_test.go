@@ -20,9 +20,16 @@ import (
 
 const body = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}`
 
+const manifestType = "application/vnd.oci.image.manifest.v1+json"
+
+// serve starts a registry. What it answers is an image manifest unless h says
+// otherwise.
 func serve(t *testing.T, h http.HandlerFunc) (host string) {
 	t.Helper()
-	s := httptest.NewServer(h)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", manifestType)
+		h(w, r)
+	}))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }
@@ -64,7 +71,7 @@ func TestResolve(t *testing.T) {
 		host + "/app:good":                           {digest: digest.FromString(body)},
 		host + "/app@" + pinned.String():             {digest: pinned},
 		host + "/app:1@" + pinned.String():           {digest: pinned},
-		host + "/app:lies":                           {kind: fault.Denied},
+		host + "/app:lies":                           {kind: fault.Transient},
 		host + "/app:absent":                         {kind: fault.Waiting},
 		host + "/app:broken":                         {kind: fault.Transient},
 		host + "/App:1":                              {kind: fault.Invalid},
@@ -99,10 +106,10 @@ func TestContentIsChecked(t *testing.T) {
 	c := plain(t, host)
 	for _, want := range []string{"asked for", "endless"} {
 		d := digest.FromString(want)
-		if _, err := c.Blob(t.Context(), host+"/app", d); fault.KindOf(err) != fault.Denied || err == nil {
+		if _, err := c.Blob(t.Context(), host+"/app", d); fault.KindOf(err) != fault.Transient || err == nil {
 			t.Errorf("blob %q: %v", want, err)
 		}
-		if _, err := c.Manifest(t.Context(), host+"/app", d); fault.KindOf(err) != fault.Denied || err == nil {
+		if _, err := c.Manifest(t.Context(), host+"/app", d); fault.KindOf(err) != fault.Transient || err == nil {
 			t.Errorf("manifest %q: %v", want, err)
 		}
 	}
@@ -276,7 +283,10 @@ func TestTokenRealm(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }))
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", manifestType)
+		fmt.Fprint(w, body)
+	}))
 	t.Cleanup(s.Close)
 	host := strings.TrimPrefix(s.URL, "https://")
 	if _, err := client(t, nil).Tag(t.Context(), host+"/app", "1"); fault.KindOf(err) != fault.Transient {

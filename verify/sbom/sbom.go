@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -33,8 +34,8 @@ const (
 )
 
 // Attestations makes the source of verified attestations for a rule, whose
-// signers are the ones that may sign the SBOM.
-type Attestations func(verify.Rule) (verify.Attestor, error)
+// signers are the ones that may sign the SBOM unless they are revoked.
+type Attestations func(verify.Rule, *verify.Revocations) (verify.Attestor, error)
 
 // Verifier requires an SBOM under one rule. It is safe for concurrent use.
 type Verifier struct {
@@ -45,14 +46,14 @@ type Verifier struct {
 // Factory returns a [verify.Factory]. A rule that does not require an SBOM asks
 // nothing of this package.
 func Factory(attestations Attestations) verify.Factory {
-	return func(r verify.Rule) (verify.Verifier, error) {
+	return func(r verify.Rule, revoked *verify.Revocations) (verify.Verifier, error) {
 		if !r.SBOM.Required {
 			return nil, fmt.Errorf("no SBOM is required: %w", verify.ErrNotApplicable)
 		}
 		if attestations == nil {
 			return nil, errors.New("verify/sbom: no source of attestations")
 		}
-		source, err := attestations(r.ForSBOM())
+		source, err := attestations(r.ForSBOM(), revoked)
 		if err != nil {
 			return nil, err
 		}
@@ -79,13 +80,14 @@ func (v *Verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidenc
 	e := verify.Evidence{Subject: s, Rule: v.rule.Name}
 	r, err := v.one(ctx, s, on)
 	if err != nil && len(platforms) > 0 && errors.Is(err, errNone) {
-		return v.each(ctx, e, platforms)
+		return v.each(ctx, e, platforms, err)
 	}
 	return v.conclude(e, []result{r}, err)
 }
 
-// each requires an SBOM on every platform of an index.
-func (v *Verifier) each(ctx context.Context, e verify.Evidence, platforms []verify.Platform) (verify.Evidence, error) {
+// each requires an SBOM on every platform of an index that has none itself,
+// which is what the error onIndex says.
+func (v *Verifier) each(ctx context.Context, e verify.Evidence, platforms []verify.Platform, onIndex error) (verify.Evidence, error) {
 	results := make([]result, len(platforms))
 	errs := make([]error, len(platforms))
 	var g errgroup.Group
@@ -97,19 +99,52 @@ func (v *Verifier) each(ctx context.Context, e verify.Evidence, platforms []veri
 		})
 	}
 	_ = g.Wait() // the functions return nil
-	// A registry failure on one platform outranks a missing SBOM on another:
-	// the answer is not known yet.
-	for _, err := range errs {
-		if err != nil && fault.KindOf(err) != fault.Denied {
-			return v.conclude(e, results, err)
+	err := worst(errs)
+	if err != nil {
+		err = worst([]error{err, onIndex})
+	}
+	return v.conclude(e, results, err)
+}
+
+// worst returns the error that decides: a registry failure, for then the answer
+// is not known yet; else what is wrong; else what is missing.
+func worst(errs []error) error {
+	rank := func(err error) int {
+		switch {
+		case err == nil:
+			return 0
+		case errors.Is(err, verify.ErrMissing):
+			return 1
+		case fault.KindOf(err) == fault.Denied:
+			return 2
+		default:
+			return 3
 		}
 	}
-	for _, err := range errs {
-		if err != nil {
-			return v.conclude(e, results, err)
-		}
+	return slices.MaxFunc(errs, func(a, b error) int { return rank(a) - rank(b) })
+}
+
+// Fingerprint implements [verify.Fingerprinter]: of an index, what is attached to
+// each platform counts too.
+func (v *Verifier) Fingerprint(ctx context.Context, s verify.Subject) (digest.Digest, error) {
+	platforms, err := v.source.Platforms(ctx, s)
+	if err != nil {
+		return "", err
 	}
-	return v.conclude(e, results, nil)
+	subjects := []verify.Subject{s}
+	for _, p := range platforms {
+		subjects = append(subjects, p.Subject)
+	}
+	parts := make([]digest.Digest, len(subjects))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, sub := range subjects {
+		g.Go(func() (err error) { parts[i], err = v.source.Fingerprint(ctx, sub); return err })
+	}
+	if err := g.Wait(); err != nil {
+		return "", err
+	}
+	return digest.FromString(fmt.Sprint(parts)), nil
 }
 
 func (v *Verifier) conclude(e verify.Evidence, results []result, err error) (verify.Evidence, error) {
@@ -122,12 +157,14 @@ func (v *Verifier) conclude(e verify.Evidence, results []result, err error) (ver
 	var facts []any
 	var found []string
 	for _, r := range results {
+		e.RestsOn = append(e.RestsOn, r.restsOn...)
 		found = append(found, fmt.Sprintf("%s %s, %d components, on the %s", r.doc.format, r.doc.version, r.doc.components, r.on))
 		facts = append(facts, map[string]any{
 			"format": r.doc.format, "version": r.doc.version, "components": r.doc.components, "tools": r.doc.tools,
 			"signer": r.signer, "digest": r.digest, "on": r.on,
 		})
 	}
+	e.RestsOn = verify.Anchors(e.RestsOn)
 	check.Found = strings.Join(found, "; ")
 	e.Checks = []verify.Check{check}
 	e.Facts = map[string]any{"sboms": facts}
@@ -138,6 +175,7 @@ func (v *Verifier) conclude(e verify.Evidence, results []result, err error) (ver
 type result struct {
 	doc                document
 	signer, digest, on string
+	restsOn            []verify.Anchor
 }
 
 var errNone = errors.New("no SBOM attestation by a trusted identity")
@@ -146,7 +184,7 @@ var errNone = errors.New("no SBOM attestation by a trusted identity")
 // if another is good: the trusted signer has replaced it.
 func (v *Verifier) one(ctx context.Context, s verify.Subject, on string) (result, error) {
 	const op = "verify/sbom.Verify"
-	statements, err := v.source.Attestations(ctx, s)
+	statements, rejected, err := v.source.Attestations(ctx, s)
 	if err != nil {
 		return result{}, fault.Wrap(fault.Transient, op, "", err)
 	}
@@ -164,12 +202,34 @@ func (v *Verifier) one(ctx context.Context, s verify.Subject, on string) (result
 			bad = append(bad, fmt.Errorf("%s signed by %s: %w", st.PredicateType, st.Signer, err))
 			continue
 		}
-		return result{doc: doc, signer: st.Signer, digest: s.Digest.String(), on: on}, nil
+		return result{doc: doc, signer: st.Signer, digest: s.Digest.String(), on: on, restsOn: st.RestsOn}, nil
 	}
 	if len(bad) > 0 {
 		return result{}, fault.New(fault.Denied, op, "attest a complete SBOM in CI", "%s: the SBOM is not usable: %w", s.Pinned(), errors.Join(bad...))
 	}
-	return result{}, fault.New(fault.Denied, op, "attest an SBOM in CI: cosign attest --type spdxjson or cyclonedx", "%s: %w", s.Pinned(), errNone)
+	const hint = "attest an SBOM in CI: cosign attest --type spdxjson or cyclonedx"
+	if why := v.claimed(rejected); why != nil {
+		return result{}, fault.New(fault.Denied, op, hint, "%s: %w: %w", s.Pinned(), errNone, why)
+	}
+	return result{}, fault.New(fault.Denied, op, hint, "%s: %w: %w", s.Pinned(), errNone, verify.ErrMissing)
+}
+
+// claimed joins the reasons against what claims to be an SBOM in a wanted
+// format, or to be nothing that can be read. Nil says that there is none.
+func (v *Verifier) claimed(rejected []verify.Rejected) error {
+	const most = 8
+	var why []error
+	for _, r := range rejected {
+		format, _, ok := formatOf(r.PredicateType)
+		if r.PredicateType != "" && (!ok || !slices.Contains(v.formats(), format)) {
+			continue
+		}
+		if len(why) == most {
+			break
+		}
+		why = append(why, r.Reason)
+	}
+	return errors.Join(why...)
 }
 
 func (v *Verifier) formats() []string {

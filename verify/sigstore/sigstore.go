@@ -15,6 +15,7 @@ package sigstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,19 +39,23 @@ const noSignature = "no signature by a trusted identity"
 // Verifier proves signatures under one rule. It implements [verify.Verifier]
 // and [verify.Attestor], and is safe for concurrent use.
 type Verifier struct {
-	store  *Store
-	rule   verify.Rule
-	trusts []trust
+	store   *Store
+	rule    verify.Rule
+	revoked *verify.Revocations
+	trusts  []trust
 }
 
 // Factory returns a [verify.Factory] that reads evidence through store.
 func Factory(store *Store) verify.Factory {
-	return func(r verify.Rule) (verify.Verifier, error) { return New(store, r) }
+	return func(r verify.Rule, revoked *verify.Revocations) (verify.Verifier, error) {
+		return New(store, r, revoked)
+	}
 }
 
-// New returns the Verifier of rule r. It refuses a rule without an identity,
-// and one whose keys or trusted root do not parse.
-func New(store *Store, r verify.Rule) (*Verifier, error) {
+// New returns the Verifier of rule r, for which a signer in revoked is nobody. It
+// refuses a rule without an identity, and one whose keys or trusted root do not
+// parse.
+func New(store *Store, r verify.Rule, revoked *verify.Revocations) (*Verifier, error) {
 	if store == nil {
 		return nil, fmt.Errorf("verify/sigstore: no store")
 	}
@@ -61,12 +66,13 @@ func New(store *Store, r verify.Rule) (*Verifier, error) {
 	if len(trusts) == 0 {
 		return nil, fmt.Errorf("verify/sigstore: no trusted identity configured")
 	}
-	return &Verifier{store: store, rule: r, trusts: trusts}, nil
+	return &Verifier{store: store, rule: r, revoked: revoked, trusts: trusts}, nil
 }
 
 // Verify implements [verify.Verifier]: at least one signature about s.Digest by
-// one of the rule's signers. The fact "signatures" lists each that counts:
-// {signer, layout, digest}.
+// one of the rule's signers who is not revoked. The fact "signatures" lists each
+// that counts: {signer, layout, digest}. With nothing there that claims to be a
+// signature, the error wraps [verify.ErrMissing].
 func (v *Verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidence, error) {
 	const op = "verify/sigstore.Verify"
 	if s.Kind != verify.KindImage {
@@ -78,33 +84,83 @@ func (v *Verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidenc
 	}
 	e := verify.Evidence{Subject: s, Rule: v.rule.Name}
 	var proofs []any
-	var signers, why []string
+	var signers []string
+	var no refusals
 	for _, c := range found {
 		p, err := v.prove(ctx, c, s.Digest)
 		switch {
 		case err != nil:
-			why = append(why, c.where+": "+err.Error())
+			no.add(c, err)
 		case !p.signature:
-			why = append(why, c.where+": an attestation ("+p.statement.PredicateType+"), not a signature")
+			no.add(c, fmt.Errorf("an attestation (%s), not a signature", p.statement.PredicateType))
 		default:
 			signers = append(signers, p.signer)
 			proofs = append(proofs, map[string]any{"signer": p.signer, "layout": c.layout, "digest": s.Digest.String()})
+			e.RestsOn = append(e.RestsOn, p.statement.RestsOn...)
 		}
 	}
 	check := verify.Check{Name: CheckSignature, Want: "a signature by " + v.rule.Signers()}
 	if len(proofs) == 0 {
-		check.Found, check.Detail = "nothing", strings.Join(bounded(why), "\n")
+		check.Found, check.Detail = "nothing", strings.Join(bounded(no.why), "\n")
 		if len(found) > 0 {
 			check.Found = fmt.Sprintf("%d candidates, none valid", len(found))
 		}
 		e.Checks = []verify.Check{check}
-		return e, fault.New(fault.Denied, op, "sign it in CI, or add the signer under trust: in holdfast.yaml", "%s: %s", s.Pinned(), noSignature)
+		return e, v.refuse(ctx, s, no)
 	}
 	slices.Sort(signers)
 	check.OK, check.Found = true, strings.Join(slices.Compact(signers), ", ")
+	e.RestsOn = verify.Anchors(e.RestsOn)
+	check.Detail = names(e.RestsOn)
 	e.Checks = []verify.Check{check}
 	e.Facts = map[string]any{"signatures": proofs}
 	return e, nil
+}
+
+// names lists anchors as a person would revoke them.
+func names(anchors []verify.Anchor) string {
+	var out []string
+	for _, a := range anchors {
+		out = append(out, a.String())
+	}
+	return strings.Join(out, "\n")
+}
+
+// refusals collects why candidates do not count.
+type refusals struct {
+	why        []string
+	signatures int   // candidates that claim to be a signature
+	revoked    error // of a signature that is valid but for a revocation
+}
+
+func (r *refusals) add(c candidate, err error) {
+	r.why = append(r.why, c.where+": "+err.Error())
+	if claim := c.claim(); claim != PredicateSign && claim != "" {
+		return
+	}
+	r.signatures++
+	if isRevoked(err) {
+		r.revoked = err
+	}
+}
+
+// refuse returns the error of an image without a signature that counts: one
+// that is revoked, one that is wrong, or none yet.
+func (v *Verifier) refuse(ctx context.Context, s verify.Subject, no refusals) error {
+	const op = "verify/sigstore.Verify"
+	const hint = "sign it in CI, or add the signer under trust: in holdfast.yaml"
+	switch {
+	case no.revoked != nil:
+		return fault.New(fault.Denied, op, fault.HintOf(no.revoked), "%s: %s: %w", s.Pinned(), noSignature, no.revoked)
+	case no.signatures > 0:
+		return fault.New(fault.Denied, op, hint, "%s: %s", s.Pinned(), noSignature)
+	}
+	// Registries hide what one may not see: without the image itself, a lack of
+	// signatures says nothing.
+	if err := v.store.exists(ctx, s); err != nil {
+		return fault.Wrap(fault.Transient, op, "check the credentials for the registry, and that the image is there", err)
+	}
+	return fault.New(fault.Denied, op, hint, "%s: %s: %w", s.Pinned(), noSignature, verify.ErrMissing)
 }
 
 // bounded keeps a report readable when someone pushed many bad candidates.
@@ -123,18 +179,23 @@ func bounded(why []string) []string {
 
 // Attestations implements [verify.Attestor]: the statements about s.Digest by
 // the rule's signers, signatures left out.
-func (v *Verifier) Attestations(ctx context.Context, s verify.Subject) ([]verify.Statement, error) {
+func (v *Verifier) Attestations(ctx context.Context, s verify.Subject) ([]verify.Statement, []verify.Rejected, error) {
 	found, err := v.store.collect(ctx, s)
 	if err != nil {
-		return nil, fault.Wrap(fault.Transient, "verify/sigstore.Attestations", "", err)
+		return nil, nil, fault.Wrap(fault.Transient, "verify/sigstore.Attestations", "", err)
 	}
 	var out []verify.Statement
+	var rejected []verify.Rejected
 	for _, c := range found {
-		if p, err := v.prove(ctx, c, s.Digest); err == nil && !p.signature {
+		p, err := v.prove(ctx, c, s.Digest)
+		switch {
+		case err != nil:
+			rejected = append(rejected, verify.Rejected{PredicateType: c.claim(), Reason: fmt.Errorf("%s: %w", c.where, err)})
+		case !p.signature:
 			out = append(out, p.statement)
 		}
 	}
-	return out, nil
+	return out, rejected, nil
 }
 
 // Platforms implements [verify.Attestor].
@@ -142,28 +203,72 @@ func (v *Verifier) Platforms(ctx context.Context, s verify.Subject) ([]verify.Pl
 	return v.store.platforms(ctx, s)
 }
 
+// Fingerprint implements [verify.Fingerprinter].
+func (v *Verifier) Fingerprint(ctx context.Context, s verify.Subject) (digest.Digest, error) {
+	return v.store.fingerprint(ctx, s)
+}
+
 // proof is a candidate that was verified.
 type proof struct {
 	signer    string
 	signature bool
-	statement verify.Statement // unless signature in the legacy layout
+	// statement has only the signer's part if this is a signature in the legacy
+	// layout.
+	statement verify.Statement
 }
 
-// prove tries the rule's signers in turn. The error says why each refused.
+// prove tries the rule's signers in turn. The error says why each refused; it
+// wraps the revocation if one accepted but for that.
 func (v *Verifier) prove(ctx context.Context, c candidate, d digest.Digest) (proof, error) {
 	if c.err != nil {
 		return proof{}, c.err
 	}
-	var why []string
+	var why []error
 	for _, t := range v.trusts {
 		p, err := guarded(ctx, t, c, d)
 		if err == nil {
 			p.signer, p.statement.Signer = t.name, t.name
+			if p.statement.RestsOn, err = t.anchors(c); err == nil {
+				err = v.notRevoked(p.statement.RestsOn)
+			}
+		}
+		if err == nil {
 			return p, nil
 		}
-		why = append(why, t.name+": "+err.Error())
+		why = append(why, fmt.Errorf("%s: %w", t.name, err))
 	}
-	return proof{}, fmt.Errorf("%s", strings.Join(why, "; "))
+	return proof{}, list(why)
+}
+
+// revokedError marks a candidate that is good but for a revocation.
+type revokedError struct{ error }
+
+// Unwrap returns the revocation.
+func (e revokedError) Unwrap() error { return e.error }
+
+func isRevoked(err error) bool {
+	var r revokedError
+	return errors.As(err, &r)
+}
+
+func (v *Verifier) notRevoked(anchors []verify.Anchor) error {
+	if err := v.revoked.Check(anchors...); err != nil {
+		return revokedError{err}
+	}
+	return nil
+}
+
+// list joins errors on one line.
+func list(errs []error) error {
+	var out error
+	for _, err := range errs {
+		if out == nil {
+			out = err
+			continue
+		}
+		out = fmt.Errorf("%w; %w", out, err)
+	}
+	return out
 }
 
 // guarded makes a panic in a parser a refusal of that one candidate: whoever

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
 	"github.com/sigstore/cosign/v2/pkg/oci"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
@@ -82,22 +83,124 @@ type fetched struct {
 	attestation   bool
 }
 
+// claim returns the predicate type that c says it has, PredicateSign for a
+// signature in either layout, and "" where it cannot be told. It is not verified:
+// it only says whether c could be what someone looks for.
+func (c candidate) claim() (predicate string) {
+	defer func() {
+		if r := recover(); r != nil { // as in guarded: a stranger chose the bytes
+			predicate = ""
+		}
+	}()
+	switch {
+	case c.err != nil:
+		return ""
+	case c.legacy != nil && !c.attestation:
+		return PredicateSign
+	case c.legacy != nil:
+		return legacyClaim(c.legacy)
+	default:
+		return bundleClaim(c.bundle)
+	}
+}
+
+func bundleClaim(b *sgbundle.Bundle) string {
+	env, err := b.Envelope()
+	if err != nil {
+		return ""
+	}
+	raw, err := env.DecodeB64Payload()
+	if err != nil {
+		return ""
+	}
+	return predicateType(raw)
+}
+
+func legacyClaim(att oci.Signature) string {
+	payload, err := att.Payload()
+	if err != nil {
+		return ""
+	}
+	var env dsse.Envelope
+	if err := json.Unmarshal(payload, &env); err != nil {
+		return ""
+	}
+	raw, err := env.DecodeB64Payload()
+	if err != nil {
+		return ""
+	}
+	return predicateType(raw)
+}
+
+func predicateType(statement []byte) string {
+	var st struct {
+		PredicateType string `json:"predicateType"`
+	}
+	if err := json.Unmarshal(statement, &st); err != nil {
+		return ""
+	}
+	return st.PredicateType
+}
+
 // collect returns all candidates about s.Digest, in a stable order.
 func (st *Store) collect(ctx context.Context, s verify.Subject) ([]candidate, error) {
-	ch := st.flight.DoChan(s.Pinned(), func() (any, error) {
+	got, err := st.share(ctx, s.Pinned(), func(ctx context.Context) (any, error) { return st.fetch(ctx, s) })
+	if err != nil {
+		return nil, err
+	}
+	return got.([]candidate), nil
+}
+
+// share calls fetch, or waits for the same call by another.
+func (st *Store) share(ctx context.Context, key string, fetch func(context.Context) (any, error)) (any, error) {
+	ch := st.flight.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectBudget)
 		defer cancel()
-		return st.fetch(ctx, s)
+		return fetch(ctx)
 	})
 	select {
 	case r := <-ch:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.([]candidate), nil
+		return r.Val, r.Err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// fingerprint returns a digest over the lists that fetch begins with.
+func (st *Store) fingerprint(ctx context.Context, s verify.Subject) (digest.Digest, error) {
+	got, err := st.share(ctx, "fingerprint "+s.Pinned(), func(ctx context.Context) (any, error) { return st.peek(ctx, s) })
+	if err != nil {
+		return "", fault.Wrap(fault.Transient, "verify/sigstore.Fingerprint", "", err)
+	}
+	return got.(digest.Digest), nil
+}
+
+func (st *Store) peek(ctx context.Context, s verify.Subject) (digest.Digest, error) {
+	var parts [3]digest.Digest
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) { parts[0], err = st.client.PeekReferrers(ctx, s.Name, s.Digest); return err })
+	for i, suffix := range []string{".sig", ".att"} {
+		g.Go(func() (err error) {
+			parts[i+1], err = st.client.PeekTag(ctx, s.Name, registry.TagPrefix(s.Digest)+suffix)
+			if errors.Is(err, registry.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return "", err
+	}
+	return digest.FromString(fmt.Sprint(parts)), nil
+}
+
+// exists returns an error unless the registry has the image itself.
+func (st *Store) exists(ctx context.Context, s verify.Subject) error {
+	d, err := st.client.PeekTag(ctx, s.Name, s.Digest.String())
+	if errors.Is(err, registry.ErrNotFound) || (err == nil && d != s.Digest) {
+		return fault.New(fault.Transient, "verify/sigstore", "", "%s: the registry shows no such image", s.Pinned())
+	}
+	return err
 }
 
 func (st *Store) fetch(ctx context.Context, s verify.Subject) ([]candidate, error) {
@@ -121,6 +224,10 @@ func (st *Store) fetch(ctx context.Context, s verify.Subject) ([]candidate, erro
 			b, err := st.client.Blob(gctx, s.Name, digest.Digest(f.desc.Digest.String()))
 			if err != nil {
 				return missingPart(f.where, err)
+			}
+			if int64(len(b)) != f.desc.Size { // the caps were checked against what it claims
+				out[i] = candidate{where: f.where, layout: f.layout, attestation: f.attestation, err: fmt.Errorf("it has %d bytes, not %d", len(b), f.desc.Size)}
+				return nil
 			}
 			out[i] = parse(f, b)
 			return nil

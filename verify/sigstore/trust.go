@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,8 @@ const intotoPayload = "application/vnd.in-toto+json"
 // trust is one signer of a rule, ready for both libraries.
 type trust struct {
 	name   string
+	key    *verify.Anchor    // of a key; nil for a keyless identity
+	root   *root.TrustedRoot // of a keyless identity
 	bundle *sgverify.Verifier
 	policy sgverify.PolicyOption
 	legacy cosign.CheckOpts // without a ClaimVerifier: each use sets its own
@@ -96,7 +99,11 @@ func keyTrust(k verify.Key, tr *root.TrustedRoot, ignoreTlog bool) (trust, error
 	if name == "" {
 		name = "unnamed"
 	}
-	t := trust{name: "key " + name, policy: sgverify.WithKey()}
+	anchor, err := keyAnchor(pub)
+	if err != nil {
+		return trust{}, err
+	}
+	t := trust{name: "key " + name, key: &anchor, policy: sgverify.WithKey()}
 	material := keyMaterial{
 		TrustedMaterial: &root.BaseTrustedMaterial{},
 		key:             root.NewExpiringKey(verifier, time.Time{}, time.Time{}),
@@ -113,6 +120,54 @@ func keyTrust(k verify.Key, tr *root.TrustedRoot, ignoreTlog bool) (trust, error
 	}
 	t.bundle, err = sgverify.NewVerifier(material, options...)
 	return t, err
+}
+
+// keyAnchor names a key by the SHA-256 of its PKIX form:
+// openssl pkey -pubin -in key.pub -outform DER | sha256sum
+func keyAnchor(pub crypto.PublicKey) (verify.Anchor, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	return verify.Anchor{Kind: verify.AnchorKey, Value: digest.FromBytes(der).String()}, err
+}
+
+// anchors returns what a candidate that t accepted rests on: the key, or all
+// subjects of the certificate.
+func (t trust) anchors(c candidate) ([]verify.Anchor, error) {
+	if t.key != nil {
+		return []verify.Anchor{*t.key}, nil
+	}
+	cert, err := c.certificate()
+	if err != nil {
+		return nil, err
+	}
+	var out []verify.Anchor
+	for _, san := range cryptoutils.GetSubjectAlternateNames(cert) {
+		out = append(out, verify.Anchor{Kind: verify.AnchorIdentity, Value: san})
+	}
+	if len(out) == 0 {
+		return nil, errors.New("the certificate names nobody")
+	}
+	return out, nil
+}
+
+// certificate returns the certificate that c was signed with.
+func (c candidate) certificate() (*x509.Certificate, error) {
+	var cert *x509.Certificate
+	if c.bundle != nil {
+		content, err := c.bundle.VerificationContent()
+		if err != nil {
+			return nil, err
+		}
+		cert = content.Certificate()
+	} else {
+		var err error
+		if cert, err = c.legacy.Cert(); err != nil {
+			return nil, err
+		}
+	}
+	if cert == nil {
+		return nil, errors.New("there is no certificate")
+	}
+	return cert, nil
 }
 
 func strong(pub crypto.PublicKey) error {
@@ -147,6 +202,7 @@ func identityTrust(i verify.Identity, tr *root.TrustedRoot) (trust, error) {
 	}
 	return trust{
 		name:   i.String(),
+		root:   tr,
 		bundle: v,
 		policy: sgverify.WithCertificateIdentity(id),
 		legacy: cosign.CheckOpts{
@@ -203,6 +259,9 @@ func (t trust) proveLegacySignature(ctx context.Context, sig oci.Signature, d di
 	if _, err := cosign.VerifyImageSignature(ctx, sig, h, &co); err != nil {
 		return proof{}, err
 	}
+	if err := t.trustedWhenLogged(sig); err != nil {
+		return proof{}, err
+	}
 	raw, err := sig.Payload()
 	if err != nil {
 		return proof{}, err
@@ -221,6 +280,9 @@ func (t trust) proveLegacyAttestation(ctx context.Context, att oci.Signature, d 
 	co := t.legacy
 	co.ClaimVerifier = cosign.IntotoSubjectClaimVerifier // nil would accept an attestation of any image
 	if _, err := cosign.VerifyBlobAttestation(ctx, att, h, &co); err != nil {
+		return proof{}, err
+	}
+	if err := t.trustedWhenLogged(att); err != nil {
 		return proof{}, err
 	}
 	payload, err := att.Payload()
@@ -246,6 +308,28 @@ func (t trust) proveLegacyAttestation(ctx context.Context, att oci.Signature, d 
 		return proof{}, errors.New("a signature statement in the place of an attestation")
 	}
 	return proof{statement: st}, nil
+}
+
+// trustedWhenLogged checks what cosign leaves open: it asks whether the authority
+// was trusted at the beginning that a certificate gives itself, which whoever
+// has the key of an authority that has ended can set back. The log's time counts.
+func (t trust) trustedWhenLogged(sig oci.Signature) error {
+	if t.root == nil {
+		return nil
+	}
+	cert, err := sig.Cert()
+	if err != nil {
+		return err
+	}
+	entry, err := sig.Bundle()
+	if err != nil {
+		return err
+	}
+	if cert == nil || entry == nil {
+		return errors.New("no certificate or no log entry")
+	}
+	_, err = sgverify.VerifyLeafCertificate(time.Unix(entry.Payload.IntegratedTime, 0), cert, t.root)
+	return err
 }
 
 // checkSimpleSigning checks the type that cosign's claim verifier leaves

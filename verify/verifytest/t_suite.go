@@ -16,8 +16,9 @@ import (
 type Bed struct {
 	Registry Registry
 	Host     string // "127.0.0.1:port"
-	// Set builds the image verifiers under test, over that registry.
-	Set func(rules ...verify.Rule) (*verify.Set, error)
+	// Set builds the image verifiers under test, over that registry, which is the
+	// resolver that the configuration still lacks.
+	Set func(verify.Config) (*verify.Set, error)
 }
 
 // The identities of the suite.
@@ -50,9 +51,23 @@ func Run(t *testing.T, bed Bed) {
 			t.Parallel()
 			s.signatures(t, layout)
 			s.sboms(t, layout)
+			s.revocations(t, layout)
+			s.late(t, layout)
+			s.fingerprints(t, layout)
+			s.ended(t, layout)
 		})
 	}
 	t.Run("one verification for many askers", s.once)
+}
+
+// set returns the verifiers under test for r, in which nothing is revoked.
+func (s *suite) set(t *testing.T, r verify.Rule) *verify.Set {
+	t.Helper()
+	set, err := s.Set(verify.Config{Rules: []verify.Rule{r}, Revocations: new(verify.Revocations)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
 }
 
 func (s *suite) rule(t *testing.T, change func(*verify.Rule)) verify.Rule {
@@ -108,10 +123,12 @@ func (s *suite) push(t *testing.T, platforms ...string) (tag, pinned string, d d
 // judge verifies tag and requires wantErr in the refusal, or acceptance if it is "".
 func (s *suite) judge(t *testing.T, r verify.Rule, tag, wantErr string) verify.Evidence {
 	t.Helper()
-	set, err := s.Set(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return s.judgeBy(t, s.set(t, r), tag, wantErr)
+}
+
+// judgeBy is judge with a set that was made before.
+func (s *suite) judgeBy(t *testing.T, set *verify.Set, tag, wantErr string) verify.Evidence {
+	t.Helper()
 	report, pins, err := set.Verify(t.Context(), "production", []verify.Subject{{Kind: verify.KindImage, Reference: tag}})
 	if len(report.Evidence) != 1 {
 		t.Fatalf("report has %d entries", len(report.Evidence))
@@ -308,10 +325,7 @@ func (s *suite) once(t *testing.T) {
 	t.Parallel()
 	tag, pinned, _ := s.push(t)
 	s.sign(t, pinned, Referrers, SignOptions{Key: "release"})
-	set, err := s.Set(s.rule(t, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := s.set(t, s.rule(t, nil))
 	subjects := []verify.Subject{
 		{Kind: verify.KindImage, Reference: tag, Locations: []string{"a"}},
 		{Kind: verify.KindImage, Reference: tag, Locations: []string{"b"}},

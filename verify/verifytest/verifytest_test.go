@@ -39,10 +39,13 @@ func TestVerifiers(t *testing.T) {
 			verifytest.Run(t, verifytest.Bed{
 				Host:     reg.Host,
 				Registry: verifytest.Registry{Transport: reg.Transport(), Username: reg.Username, Password: reg.Password},
-				Set: func(rules ...verify.Rule) (*verify.Set, error) {
+				Set: func(conf verify.Config) (*verify.Set, error) {
+					conf.Resolver = client
 					store := sigstore.NewStore(client)
-					attestations := func(r verify.Rule) (verify.Attestor, error) { return sigstore.New(store, r) }
-					return verify.NewSet(rules, client, sigstore.Factory(store), sbom.Factory(attestations))
+					attestations := func(r verify.Rule, revoked *verify.Revocations) (verify.Attestor, error) {
+						return sigstore.New(store, r, revoked)
+					}
+					return verify.NewSet(conf, sigstore.Factory(store), sbom.Factory(attestations))
 				},
 			})
 		})
@@ -81,10 +84,10 @@ func TestRegistryFailureIsNotAbsence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		set, err := verify.NewSet([]verify.Rule{{
+		set, err := verify.NewSet(verify.Config{Resolver: client, Revocations: new(verify.Revocations), Rules: []verify.Rule{{
 			Name: "r", Kind: verify.KindImage, Repositories: []string{"**"}, InsecureIgnoreTlog: true,
 			Keys: []verify.Key{{Name: "release", PEM: pem}},
-		}}, client, sigstore.Factory(sigstore.NewStore(client)))
+		}}}, sigstore.Factory(sigstore.NewStore(client)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/commit"
+)
+
+// admit decides whether the operator's file may take the place of the one that
+// was accepted last, records what became of it, and keeps it if it may. With
+// required, an allowed_signers file, one of its keys must have signed it
+// whatever it says itself. Nothing must be started before.
+func (a *app) admit(ctx context.Context, required string) error {
+	if err := a.takeUpRevocations(ctx); err != nil {
+		return err
+	}
+	check := func(signers []config.Signer, keys map[string][]byte, message, signature []byte) (string, error) {
+		return checkConfiguration(signers, keys, message, signature, time.Now(), a.revoked)
+	}
+	admission, err := admission(a.cfg, required, check)
+	if err != nil {
+		if fault.KindOf(err) != fault.Denied {
+			return err
+		}
+		return errors.Join(err, a.recordRefused(ctx, admission, err))
+	}
+	if err := a.recordAdmitted(ctx, admission); err != nil {
+		return err
+	}
+	return a.cfg.Record(admission.Signer, time.Now()).Write(a.cfg.StateDir)
+}
+
+// admission judges the file by what was accepted last, and by the keys of the
+// allowed_signers file required, if there is one.
+func admission(cfg *config.Loaded, required string, check config.CheckSignature) (config.Admission, error) {
+	last, err := config.ReadRecord(cfg.StateDir)
+	if err != nil {
+		return config.Admission{}, err
+	}
+	out, err := cfg.Admit(last, check)
+	if err != nil || required == "" {
+		return out, err
+	}
+	b, err := os.ReadFile(required)
+	if err != nil {
+		return out, fault.New(fault.Invalid, "holdfast.run", "name an allowed_signers file that the daemon can read", "--require-signed: %w", err)
+	}
+	signers := []config.Signer{{Name: filepath.Base(required), AllowedSignersFile: required}}
+	out.Signer, err = cfg.RequireSigned(signers, map[string][]byte{required: b}, check)
+	return out, err
+}
+
+// checkConfiguration checks the signature of an operator's file.
+func checkConfiguration(signers []config.Signer, keys map[string][]byte, message, signature []byte, now time.Time, revoked *verify.Revocations) (string, error) {
+	var trusted []commit.Signer
+	for _, s := range signers {
+		parsed, err := commit.ParseAllowedSigners(s.AllowedSignersFile, keys[s.AllowedSignersFile])
+		if err != nil {
+			return "", err
+		}
+		signer := commit.Signer{Name: s.Name, SSH: parsed}
+		if s.NotBefore != nil {
+			signer.NotBefore = s.NotBefore.Time
+		}
+		if s.NotAfter != nil {
+			signer.NotAfter = s.NotAfter.Time
+		}
+		trusted = append(trusted, signer)
+	}
+	name, err := commit.VerifyDocument(commit.NamespaceConfig, trusted, message, signature, now, revoked)
+	return name, fault.Wrap(fault.Denied, "holdfast.configuration", "", err)
+}
+
+// takeUpRevocations makes known which keys were revoked before the last stop:
+// the configuration is judged before the reconciler takes up all that people
+// ordered.
+func (a *app) takeUpRevocations(ctx context.Context) error {
+	orders, err := a.ledger.Orders(ctx)
+	for _, n := range orders {
+		if e := n.Entry; e.Type == ledger.Revoked {
+			a.revoked.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
+		}
+	}
+	return err
+}
+
+func (a *app) recordAdmitted(ctx context.Context, admission config.Admission) error {
+	note := fmt.Sprintf("%s, %s", a.cfg.Digest, admission.Verdict)
+	if admission.Signer != "" {
+		note += ", signed by " + admission.Signer
+	}
+	if len(admission.Looser) > 0 {
+		note += ": " + admission.Looser[0]
+	}
+	return a.recordConfiguration(ctx, ledger.Entry{Type: ledger.Configuration, Outcome: string(admission.Verdict), Note: note}, admission)
+}
+
+func (a *app) recordRefused(ctx context.Context, admission config.Admission, refusal error) error {
+	note := fmt.Sprintf("%s: %v", a.cfg.Digest, refusal)
+	return a.recordConfiguration(ctx, ledger.Entry{Type: ledger.Refused, Outcome: "configuration", Note: note}, admission)
+}
+
+// recordConfiguration appends an entry with the differences as its body.
+func (a *app) recordConfiguration(ctx context.Context, e ledger.Entry, admission config.Admission) error {
+	e.Note = a.secrets.scrub(e.Note)
+	b, err := json.MarshalIndent(admission.Comparison, "", " ")
+	if err != nil {
+		return fmt.Errorf("differences of the configuration: %w", err)
+	}
+	_, err = a.ledger.Append(ctx, e, map[string][]byte{"differences": []byte(a.secrets.scrub(string(b)))})
+	return err
+}

@@ -1,0 +1,436 @@
+package reconciler
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+func TestSuspendedStackStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	r := b.new()
+	stop := b.run(r)
+	b.until("both are deployed", func() bool { return status(r, "a").Phase == Ready && status(r, "c").Phase == Ready })
+	if err := r.Suspend(t.Context(), "a", "", time.Time{}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("without a reason: %v", err)
+	}
+	if err := r.Suspend(t.Context(), "a", "a migration", time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	b.push(map[string]string{"a/object": "v2", "c/object": "v2"})
+	b.until("the other is updated", func() bool { return b.object("c") == "v2" })
+	b.drift("a", "moved")
+	b.until("the drift is known", func() bool { return len(status(r, "a").Findings) == 1 })
+	if got := status(r, "a"); got.Phase != Suspended || !strings.Contains(got.Message, "a migration") {
+		t.Errorf("status: %+v", got)
+	}
+	if _, err := r.Apply(t.Context(), "a"); fault.KindOf(err) != fault.Waiting {
+		t.Errorf("apply: %v", err)
+	}
+	stop()
+
+	r = b.new() // it holds over a restart
+	b.run(r)
+	b.until("it is suspended again", func() bool { return status(r, "a").Phase == Suspended })
+	b.until("the other is taken up", func() bool { return status(r, "c").Phase == Ready })
+	if got := b.object("a"); got != "moved" {
+		t.Errorf("the suspended stack was made %q", got)
+	}
+	if err := r.Resume(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is brought to the newest commit", func() bool { return b.object("a") == "v2" && status(r, "a").Phase == Ready })
+}
+
+func TestSuspensionEnds(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	if err := r.Suspend(t.Context(), "", "a freeze", time.Now().Add(1500*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("the commit is seen", func() bool { return status(r, "a").Desired == "commit-2" })
+	if got := b.object("a"); got != "v1" {
+		t.Errorf("a suspended stack was made %q", got)
+	}
+	b.until("it goes on by itself", func() bool { return b.object("a") == "v2" })
+}
+
+func TestRevocationWithdrawsWhatRuns(t *testing.T) {
+	t.Parallel()
+	key := verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:0a"}
+	for _, c := range []struct {
+		name   string
+		anchor verify.Anchor
+	}{{"key", key}, {"commit", verify.Anchor{Kind: verify.AnchorCommit, Value: "commit-1"}}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, "a")
+			b.evidence, b.rests = map[string]string{"a": "signed"}, []verify.Anchor{key, {Kind: verify.AnchorCommit, Value: "commit-1"}}
+			r := b.new()
+			stop := b.run(r)
+			b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+			applied := b.count("apply a")
+			b.with(func() { b.evidence = map[string]string{} }) // the verifier knows it too
+			stacks, err := r.Revoke(t.Context(), c.anchor, "it leaked")
+			if err != nil || len(stacks) != 1 || stacks[0] != "a" {
+				t.Fatalf("Revoke: %v, %v", stacks, err)
+			}
+			b.until("it is denied", func() bool { return status(r, "a").Phase == Denied })
+			b.drift("a", "moved")
+			b.until("the drift is known", func() bool { return len(status(r, "a").Findings) == 1 })
+			if b.told(EventRevoked, "a") != 1 {
+				t.Error("nobody was told")
+			}
+			check := func(when string) {
+				if got := b.object("a"); got != "moved" || b.count("apply a") != applied {
+					t.Errorf("%s: what was revoked was restored: %q", when, got)
+				}
+				if status(r, "a").Revoked == "" {
+					t.Errorf("%s: the status does not say so", when)
+				}
+			}
+			check("at once")
+			stop()
+
+			r = b.new()
+			b.run(r)
+			b.until("it is denied after a restart", func() bool { return status(r, "a").Phase == Denied })
+			check("after a restart")
+			if b.recorded(ledger.Revoked, "", string(c.anchor.Kind)) != 1 {
+				t.Error("the ledger does not say so")
+			}
+			// Evidence that rests on something else makes it well again.
+			b.with(func() {
+				b.evidence, b.rests = map[string]string{"a": "signed again"}, []verify.Anchor{{Kind: verify.AnchorKey, Value: "sha256:0b"}}
+			})
+			b.push(map[string]string{"a/object": "v2"})
+			b.until("it is well again", func() bool { return status(r, "a").Phase == Ready && b.object("a") == "v2" })
+		})
+	}
+}
+
+func TestRevokeRefusesWhatItCannotMean(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	for _, a := range []verify.Anchor{{Kind: "keys", Value: "x"}, {Kind: verify.AnchorKey}} {
+		if _, err := r.Revoke(t.Context(), a, "because"); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%v: %v", a, err)
+		}
+	}
+	if _, err := r.Revoke(t.Context(), verify.Anchor{Kind: verify.AnchorKey, Value: "x"}, ""); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("without a reason: %v", err)
+	}
+}
+
+// obey issues, signs and hands in an order.
+func obey(t *testing.T, r *Reconciler, kind, name, to, signature string) error {
+	t.Helper()
+	o, err := r.NewOrder(t.Context(), kind, name, to, "the newest one is broken")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hand(t, r, o, signature)
+}
+
+func hand(t *testing.T, r *Reconciler, o Order, signature string) error {
+	t.Helper()
+	raw, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Obey(t.Context(), raw, []byte(signature))
+}
+
+func TestRollbackHoldsUntilTheNextCommit(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	r := b.new()
+	stop := b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	b.push(map[string]string{"a/object": "v2, which is broken"})
+	b.until("it is updated", func() bool { return b.object("a") == "v2, which is broken" && status(r, "a").Phase == Ready })
+
+	if err := obey(t, r, OrderRollback, "a", "commit-1", "mallory's"); fault.KindOf(err) != fault.Denied {
+		t.Fatalf("an order that nobody signed: %v", err)
+	}
+	o, err := r.NewOrder(t.Context(), OrderRollback, "a", "commit-1", "v2 is broken")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*Order){
+		"another daemon": func(o *Order) { o.Ledger = "elsewhere" },
+		"an old one":     func(o *Order) { o.Issued = o.Issued.Add(-2 * time.Hour) },
+		"a future one":   func(o *Order) { o.Issued = o.Issued.Add(2 * time.Hour) },
+		"another state":  func(o *Order) { o.From = "commit-1" },
+		"no reason":      func(o *Order) { o.Reason = "" },
+		"another kind":   func(o *Order) { o.Kind = "reboot" },
+		"the future":     func(o *Order) { o.To = "commit-3" },
+	} {
+		bad := o
+		change(&bad)
+		if err := hand(t, r, bad, "alice's"); err == nil {
+			t.Errorf("an order for %s was taken", what)
+		}
+	}
+	if err := hand(t, r, o, "alice's"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is back", func() bool { return b.object("a") == "v1" && status(r, "a").Phase == Ready })
+	if got := status(r, "a").RolledBack; got == nil || got.To != "commit-1" || got.From != "commit-2" {
+		t.Errorf("status: %+v", got)
+	}
+	if err := hand(t, r, o, "alice's"); fault.KindOf(err) != fault.Denied {
+		t.Errorf("the order was taken twice: %v", err)
+	}
+	// A commit that does not touch the stack is no answer.
+	b.push(map[string]string{"c/object": "v2"})
+	b.until("the other is updated", func() bool { return b.object("c") == "v2" })
+	b.until("the commit was taken", func() bool { return r.Status().Repositories[0].Enforced == "commit-3" })
+	if got := b.object("a"); got != "v1" {
+		t.Errorf("it was made %q", got)
+	}
+	// Nor is a restart.
+	stop()
+	clear(b.found)
+	r = b.new()
+	b.run(r)
+	b.until("it is taken up", func() bool { return status(r, "a").Phase == Ready })
+	b.drift("a", "moved")
+	b.until("what it went back to is enforced", func() bool { return b.object("a") == "v1" })
+	b.push(map[string]string{"a/object": "v3"})
+	b.until("the next commit of the stack ends it", func() bool { return b.object("a") == "v3" && status(r, "a").RolledBack == nil })
+	if err := obey(t, r, OrderRollback, "a", "commit-2", "alice's"); fault.KindOf(err) != fault.Denied {
+		t.Errorf("back to what an order led away from: %v", err)
+	}
+}
+
+func TestMarkOutlivesTheStateDirectory(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.marks = map[string]Mark{}
+	r := b.new()
+	stop := b.run(r)
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("the newer commit is deployed", func() bool { return b.object("a") == "v2" && status(r, "a").Phase == Ready })
+	stop()
+	if got := b.marks["e/repo"].Commit; got != "commit-2" {
+		t.Fatalf("the mark says %q", got)
+	}
+	// The state directory is lost, and the Git server offers an old signed head.
+	b.state = t.TempDir()
+	b.with(func() { b.commit, b.entries, b.lostlog = 1, nil, true })
+	r = b.new()
+	b.run(r)
+	b.until("it is denied", func() bool { return status(r, "a").Phase == Denied })
+	if got := status(r, "a"); !strings.Contains(got.Message, "commit-2") || !strings.Contains(got.Hint, "holdfast recover repo") {
+		t.Errorf("status: %+v", got)
+	}
+	if got := b.object("a"); got != "v2" {
+		t.Errorf("the old commit was deployed: %q", got)
+	}
+	// The newest head alone is no order either: the ledger is lost.
+	b.with(func() { b.commit = 2 })
+	b.until("the head is seen", func() bool { return r.Status().Repositories[0].Enforced == "commit-2" })
+	applied := b.count("apply a")
+	b.push(map[string]string{"a/object": "v3"})
+	b.until("the next commit is seen", func() bool { return r.Status().Repositories[0].Enforced == "commit-3" })
+	b.until("and denied", func() bool { return status(r, "a").Phase == Denied && status(r, "a").Desired == "commit-3" })
+	if b.count("apply a") != applied {
+		t.Error("something was applied before an order")
+	}
+	if err := obey(t, r, OrderRecover, "repo", "commit-2", "mallory's"); fault.KindOf(err) != fault.Denied {
+		t.Fatalf("an order that nobody signed: %v", err)
+	}
+	if err := obey(t, r, OrderRecover, "repo", "commit-2", "alice's"); err != nil {
+		t.Fatal(err)
+	}
+	b.with(func() { b.lostlog = false }) // the mark was replaced: its checkpoint is ours
+	if _, err := r.Apply(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.object("a"); got != "v3" {
+		t.Errorf("after the order: %q", got)
+	}
+}
+
+func TestRestoredBackupRevertsNothing(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.marks = map[string]Mark{}
+	r := b.new()
+	stop := b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	stop()
+	// Somebody went on with another copy of the state: the mark knows more.
+	b.with(func() {
+		b.marks["e/repo"] = Mark{Repository: "repo", Commit: "commit-9", Checkpoint: []byte("c")}
+		b.live["a"], b.lostlog = "v9", true
+		clear(b.found)
+	})
+	r = b.new()
+	b.run(r)
+	b.until("it is taken up", func() bool { return status(r, "a").Applied == "commit-1" })
+	b.drift("a", "v9")
+	b.until("the difference is known", func() bool { return len(status(r, "a").Findings) == 1 })
+	if _, err := r.Apply(t.Context(), "a"); fault.KindOf(err) != fault.Denied {
+		t.Errorf("apply: %v", err)
+	}
+	if got := b.object("a"); got != "v9" {
+		t.Errorf("an old backup brought back %q", got)
+	}
+}
+
+func TestClockThatGoesBackWaits(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	b.with(func() { b.last = time.Now().Add(time.Hour) })
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("it says so", func() bool { return strings.Contains(r.Status().Repositories[0].Message, "the clock says") })
+	if got := b.object("a"); got != "v1" {
+		t.Errorf("something was applied: %q", got)
+	}
+	b.with(func() { b.last = time.Now() })
+	r.Poke("repo")
+	b.until("it goes on", func() bool { return b.object("a") == "v2" })
+}
+
+func TestHeadThatCannotBeConfirmedIsAFinding(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	r.repository("repo").MaxAge = 50 * time.Millisecond
+	b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	b.with(func() { b.down = true })
+	b.until("it is noticed", func() bool { r.Poke("repo"); return r.Status().Repositories[0].Stale })
+	b.until("it is recorded", func() bool { return b.recorded(ledger.Raised, "", "stale") == 1 })
+	b.with(func() { b.down = false })
+	b.until("it is over", func() bool { r.Poke("repo"); return !r.Status().Repositories[0].Stale })
+	b.with(func() {
+		stale, over := 0, 0
+		for _, e := range b.events {
+			if e.Key == "age/repo" && !e.Resolved {
+				stale++
+			} else if e.Key == "age/repo" {
+				over++
+			}
+		}
+		if stale < 1 || over != stale {
+			t.Errorf("told %d times, and %d times that it is over", stale, over)
+		}
+	})
+}
+
+func TestGoneStack(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		prune Prune
+		live  string
+		phase Phase
+	}{{"", "v1", Held}, {PruneHold, "v1", Held}, {PruneDelete, "", ""}, {PruneOrphan, "let go", ""}} {
+		t.Run(string("prune "+c.prune), func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, "a", "c")
+			b.prune["a"] = c.prune
+			r := b.new()
+			b.run(r)
+			b.until("both are deployed", func() bool { return status(r, "a").Phase == Ready && status(r, "c").Phase == Ready })
+			b.push(map[string]string{"a/object": ""})
+			b.until("it is dealt with", func() bool { return status(r, "a").Phase == c.phase && b.object("a") == c.live })
+			if c.phase == Held {
+				b.drift("a", "moved")
+				b.until("it goes on being enforced", func() bool { return b.object("a") == c.live })
+				if b.told(EventHeld, "a") != 1 {
+					t.Error("nobody was told")
+				}
+			}
+			if got := status(r, "c").Phase; got != Ready {
+				t.Errorf("the other stack is %s", got)
+			}
+		})
+	}
+}
+
+func TestRemovalWaitsForDependents(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	b.prune["a"], b.depends["c"] = PruneDelete, "a"
+	r := b.new()
+	b.run(r)
+	b.until("both are deployed", func() bool { return status(r, "c").Phase == Ready })
+	b.push(map[string]string{"a/object": ""})
+	b.until("it waits", func() bool { return strings.Contains(status(r, "a").Message, "still needed by c") })
+	if got := b.object("a"); got != "v1" {
+		t.Errorf("it is %q", got)
+	}
+}
+
+func TestDeniedStackIsLookedAtAgainWhenTheEvidenceChanges(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.evidence = map[string]string{}
+	r := b.new()
+	b.run(r)
+	b.until("it is denied", func() bool { return status(r, "a").Phase == Denied })
+	s := r.stack("a")
+	r.lookAgain(t.Context(), s) // takes the first fingerprint, and judges once more
+	b.until("it was judged again", func() bool { return b.count("render a") == 2 })
+	if again := r.lookAgain(t.Context(), s); again != lookAgainAfter {
+		t.Errorf("unchanged evidence is looked at after %s", again)
+	}
+	b.with(func() { b.evidence["a"] = "signed" })
+	r.lookAgain(t.Context(), s)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	if got := b.count("render a"); got != 3 {
+		t.Errorf("rendered %d times", got)
+	}
+}
+
+// A stack that goes on under another name in the same folder is no stack that is
+// gone: nothing is pruned, also when the daemon stops in between.
+func TestRenamedStack(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.prune["a"] = PruneDelete
+	_, stop := b.ready("a")
+	b.with(func() { b.alias["a"], b.aliasFrom = "new", 2 }) // it does not render under its new name
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("the rename is seen", func() bool { return b.count("renounce a") == 1 })
+	stop()
+	r := b.new()
+	b.run(r)
+	b.until("it is seen again after a restart", func() bool { return b.count("renounce a") == 2 })
+	b.until("the new one is tried", func() bool { return status(r, "new").Message != "" })
+	if b.count("removal a") != 0 || b.object("a") != "v1" || status(r, "a").Phase != "" {
+		t.Errorf("the renamed stack was pruned: %q, %q", b.object("a"), status(r, "a").Phase)
+	}
+}
+
+// Whoever is about to own something says so before anybody prunes.
+func TestChangedStacksAreExpectedFirst(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	b.depends["c"] = "a"
+	_, _ = b.ready("a", "c")
+	expected, rendered := b.count("expect c"), b.count("render c")
+	b.with(func() { b.denied["a"] = true })
+	b.push(map[string]string{"a/object": "v2", "c/object": "v2"})
+	b.until("the dependent is rendered, though its turn is far off", func() bool { return b.count("render c") > rendered })
+	if b.count("expect c") <= expected {
+		t.Error("it was not expected")
+	}
+}

@@ -1,0 +1,220 @@
+package kubernetes
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+// This file says where managed objects are closed: what we did not declare there
+// and somebody put there is drift of class foreign. The rules:
+//
+//   - Pod specifications are closed wherever they stand, and whole, so that a
+//     field of a later Kubernetes is closed as well; what is open is listed.
+//   - Metadata is open (kubectl rollout restart, labels of other tools) but for
+//     what gives somebody power over the object or its permissions.
+//   - Status and replicas stand nowhere here, so the status and scale
+//     subresources, and with them controllers and the HorizontalPodAutoscaler,
+//     are free. What is written through a subresource is not exempt as such: the
+//     status endpoint of several kinds lets finalizers and annotations through.
+
+// closedField closes the fields of a kind at and below a path.
+type closedField struct {
+	kind string // glob over Kind.group; Kind alone is one of the core group
+	path string // JSON pointer; each segment is a glob
+	why  string
+}
+
+var closedFields = []closedField{
+	{"*", "/metadata/ownerReferences", "deleting the owner would delete the object"},
+	{"*", "/metadata/finalizers", "the object could not be deleted any more"},
+
+	{"ConfigMap", "/data", "programs read every key"},
+	{"ConfigMap", "/binaryData", "programs read every key"},
+	{"Secret", "/data", "programs read every key"},
+	{"Secret", "/stringData", "programs read every key"},
+
+	{"*.rbac.authorization.k8s.io", "/rules", "permissions"},
+	{"*.rbac.authorization.k8s.io", "/subjects", "who has the permissions"},
+	{"*.rbac.authorization.k8s.io", "/roleRef", "which permissions"},
+	{"*.rbac.authorization.k8s.io", "/aggregationRule", "permissions of other roles"},
+	{"*.rbac.authorization.k8s.io", "/metadata/labels/rbac.authorization.k8s.io~1aggregate-to-*", "adds the permissions to another role"},
+
+	{"*.admissionregistration.k8s.io", "/webhooks", "sees and alters what is admitted"},
+	{"*.admissionregistration.k8s.io", "/spec", "decides what is admitted"},
+	{"APIService.apiregistration.k8s.io", "/spec", "answers for a whole API group"},
+	{"CustomResourceDefinition.apiextensions.k8s.io", "/spec/conversion", "sees and alters every object of the kind"},
+
+	{"ServiceAccount", "/secrets", "credentials"},
+	{"ServiceAccount", "/imagePullSecrets", "credentials"},
+	{"ServiceAccount", "/automountServiceAccountToken", "credentials"},
+	{"ServiceAccount", "/metadata/annotations/eks.amazonaws.com~1role-arn", "a role in the cloud"},
+	{"ServiceAccount", "/metadata/annotations/iam.gke.io~1gcp-service-account", "a role in the cloud"},
+	{"ServiceAccount", "/metadata/annotations/azure.workload.identity~1client-id", "a role in the cloud"},
+
+	{"Service", "/spec/selector", "where the traffic goes"},
+	{"Service", "/spec/externalIPs", "takes traffic of other addresses (CVE-2020-8554)"},
+	{"Service", "/spec/externalName", "where the traffic goes"},
+	{"Service", "/spec/ports", "what is reachable"},
+	{"Service", "/spec/type", "from where it is reachable"},
+	{"NetworkPolicy.networking.k8s.io", "/spec", "what is reachable"},
+	{"Namespace", "/metadata/labels/pod-security.kubernetes.io~1enforce*", "lets privileged pods in"},
+}
+
+// podLists are the lists that make a map a pod specification, and are closed by
+// their name alone in any kind.
+var podLists = []string{"containers", "initContainers", "ephemeralContainers"}
+
+// podOpen are the fields of pod specifications and containers that are open.
+var podOpen = map[string]string{
+	"resources": "autoscalers set requests and limits; nothing else runs by it",
+}
+
+// serverFills are fields that the API server sets where nobody declares them,
+// somewhere in what is closed. With a value that nobody owns they say nothing;
+// with an owner they are judged like any other.
+var serverFills = map[string]bool{
+	// Pod specifications.
+	"restartPolicy": true, "dnsPolicy": true, "schedulerName": true, "terminationGracePeriodSeconds": true,
+	"terminationMessagePath": true, "terminationMessagePolicy": true, "imagePullPolicy": true,
+	"protocol": true, "timeoutSeconds": true, "periodSeconds": true, "successThreshold": true, "failureThreshold": true,
+	"scheme": true, "defaultMode": true, "apiVersion": true, "pullPolicy": true, "type": true,
+	// Services.
+	"targetPort": true, "nodePort": true,
+	// Admission configurations, API services and definitions.
+	"matchPolicy": true, "namespaceSelector": true, "objectSelector": true, "reinvocationPolicy": true,
+	"failurePolicy": true, "port": true, "conversion": true, "policyTypes": true,
+}
+
+// mirrors are fields that the server keeps equal to another one beside them. One
+// that nobody owns says nothing if we declare the other; otherwise both must go,
+// or the server sets the other again.
+var mirrors = map[string]string{"serviceAccount": "serviceAccountName"}
+
+// region says what kind of place a scan is in.
+type region int
+
+const (
+	open   region = iota
+	closed        // by the table
+	inPod         // within a pod specification
+)
+
+// enter returns the region of the child key of a map in region r. pod says that
+// the map is a pod specification.
+func enter(r region, kind string, at []string, key string, value any, pod bool) region {
+	switch {
+	case r == inPod || (pod && r == open):
+		if podOpen[key] != "" {
+			return open
+		}
+		return inPod
+	case r == closed:
+		return closed
+	}
+	if _, list := value.([]any); list && (key == "volumes" || slices.Contains(podLists, key)) {
+		return inPod
+	}
+	if slices.ContainsFunc(closedFields, func(f closedField) bool {
+		return glob(f.kind, kind) && matchPath(f.path, append(at[:len(at):len(at)], key))
+	}) {
+		return closed
+	}
+	return open
+}
+
+// matchPath matches a pointer whose segments are globs against all of tokens.
+func matchPath(pattern string, tokens []string) bool {
+	want := strings.Split(pattern[1:], "/")
+	if len(want) != len(tokens) {
+		return false
+	}
+	for i, w := range want {
+		if !glob(w, escapePointer(tokens[i])) {
+			return false
+		}
+	}
+	return true
+}
+
+func glob(pattern, s string) bool {
+	ok, err := path.Match(pattern, s)
+	return err == nil && ok
+}
+
+// habit is what Kubernetes itself puts into closed fields in the course of its
+// work. It needs no injector of the operator.
+type habit struct {
+	kind   string // glob over Kind.group; Kind alone is one of the core group
+	path   string // JSON pointer; each segment is a glob
+	values []string
+	by     string                                     // field manager; empty: whoever says so
+	when   func(live *unstructured.Unstructured) bool // nil: always
+	why    string
+}
+
+var habits = []habit{
+	{kind: "PersistentVolumeClaim", path: "/metadata/finalizers/*", values: []string{"kubernetes.io/pvc-protection"}, why: "admission protects volumes in use"},
+	{kind: "PersistentVolume", path: "/metadata/finalizers/*",
+		values: []string{"kubernetes.io/pv-protection", "external-provisioner.volume.kubernetes.io/finalizer", "external-attacher/*"}, why: "volumes in use"},
+	{kind: "Service", path: "/metadata/finalizers/*",
+		values: []string{"service.kubernetes.io/load-balancer-cleanup", "service.k8s.aws/resources", "networking.gke.io/*", "gke.networking.io/*"},
+		why:    "a cloud's load balancer is removed before its Service"},
+	{kind: "Ingress.networking.k8s.io", path: "/metadata/finalizers/*",
+		values: []string{"ingress.k8s.aws/resources", "group.ingress.k8s.aws/*", "networking.gke.io/*"}, why: "a cloud's load balancer is removed before its Ingress"},
+	{kind: "CustomResourceDefinition.apiextensions.k8s.io", path: "/metadata/finalizers/*",
+		values: []string{"customresourcecleanup.apiextensions.k8s.io"}, why: "the objects go before their definition"},
+	{kind: "*", path: "/metadata/finalizers/*", values: []string{"foregroundDeletion", "orphan"}, when: deleting, why: "how the object is being deleted"},
+	{kind: "Secret", path: "/data/*", by: "kube-controller-manager", when: accountToken, why: "the token controller fills it in"},
+	{kind: "ClusterRole.rbac.authorization.k8s.io", path: "/rules", by: "clusterrole-aggregation-controller", when: aggregated,
+		why: "the rules are those of the roles that the declared aggregationRule selects"},
+}
+
+func deleting(u *unstructured.Unstructured) bool { return u.GetDeletionTimestamp() != nil }
+
+func accountToken(u *unstructured.Unstructured) bool {
+	return u.Object["type"] == "kubernetes.io/service-account-token"
+}
+
+func aggregated(u *unstructured.Unstructured) bool {
+	_, ok := u.Object["aggregationRule"].(map[string]any)
+	return ok
+}
+
+// usual reports whether p is how Kubernetes, or the controller of a custom kind,
+// works.
+func usual(id plan.ObjectID, u *unstructured.Unstructured, p place) bool {
+	value, _ := p.value.(string)
+	if matchPath("/metadata/finalizers/*", p.tokens) && ownDomain(id.Kind, value) {
+		return true
+	}
+	return slices.ContainsFunc(habits, func(h habit) bool {
+		if !glob(h.kind, id.Kind) || !matchPath(h.path, p.tokens) || (h.when != nil && !h.when(u)) {
+			return false
+		}
+		if h.by != "" && !slices.ContainsFunc(p.owners, func(o owner) bool { return o.manager == h.by }) {
+			return false
+		}
+		return len(h.values) == 0 || slices.ContainsFunc(h.values, func(v string) bool { return glob(v, value) })
+	})
+}
+
+// ownDomain reports whether a finalizer is of the domain of a custom kind's own
+// group: its controller holds the object until it has cleaned up behind it.
+// Kubernetes' own groups are not meant: what holds their objects is listed.
+func ownDomain(kind, finalizer string) bool {
+	_, group, _ := strings.Cut(kind, ".")
+	if builtinGroup(group) {
+		return false
+	}
+	domain, _, _ := strings.Cut(finalizer, "/")
+	last := func(s string) string {
+		labels := strings.Split(s, ".")
+		return strings.Join(labels[max(0, len(labels)-2):], ".")
+	}
+	return strings.Contains(domain, ".") && last(domain) == last(group)
+}

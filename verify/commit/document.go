@@ -1,0 +1,77 @@
+package commit
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// The SSH signature namespaces of documents other than commits. A signature
+// made for one of them is none for another.
+const (
+	NamespaceOrder  = "order@holdfast.dev"  // a signed order
+	NamespaceConfig = "config@holdfast.dev" // an operator's file
+)
+
+// SignDocument signs message for a namespace, as ssh-keygen -Y sign does, and
+// returns the armored signature.
+func SignDocument(namespace string, message []byte, key ssh.Signer) ([]byte, error) {
+	sig, err := sshsig.Sign(bytes.NewReader(message), key, sshsig.HashSHA512, namespace)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return sshsig.Armor(sig), nil
+}
+
+// VerifyDocument returns the name of the signer whose SSH key signed message for
+// a namespace. A key that is unknown, outside its window, not for the namespace
+// or revoked is an error; so is a certificate, since a document has no
+// committer that one could be for.
+func VerifyDocument(namespace string, signers []Signer, message, armored []byte, now time.Time, revoked *verify.Revocations) (string, error) {
+	sig, err := parseSSHSignature(string(armored))
+	if err != nil {
+		return "", because("sign it with ssh-keygen -Y sign -n "+namespace, "SSH signature: %w", err)
+	}
+	if sig.Namespace != namespace {
+		return "", because("sign it with ssh-keygen -Y sign -n "+namespace, "SSH signature: made for the namespace %q, not %q", clip(sig.Namespace), namespace)
+	}
+	if err := sshsig.Verify(bytes.NewReader(message), sig, sig.PublicKey, sig.HashAlgorithm, namespace); err != nil {
+		return "", because("sign it again", "SSH signature: does not fit the document")
+	}
+	refusal := because("have it signed by one of the signers", "signed by an unknown SSH key %s", keyFingerprint(sig.PublicKey))
+	for _, s := range signers {
+		for _, a := range s.SSH {
+			if a.CertAuthority || !a.holds(sig.PublicKey) {
+				continue
+			}
+			if refusal = a.permitsDocument(s, namespace, now); refusal != nil {
+				continue
+			}
+			return s.Name, revoked.Check(
+				verify.Anchor{Kind: verify.AnchorKey, Value: keyFingerprint(sig.PublicKey)},
+				verify.Anchor{Kind: verify.AnchorIdentity, Value: s.Name})
+		}
+	}
+	return "", refusal
+}
+
+// permitsDocument checks a line's namespaces and both windows at time now.
+func (a AllowedSigner) permitsDocument(s Signer, namespace string, now time.Time) error {
+	if len(a.Namespaces) > 0 && !matchList(a.Namespaces, namespace) {
+		return because(fmt.Sprintf("add %q to the namespaces of the line", namespace), "the key may not sign for the namespace %q (%s)", namespace, a.Location)
+	}
+	for _, w := range []struct {
+		what     string
+		from, to time.Time
+	}{{"the key (" + a.Location + ")", a.ValidAfter, a.ValidBefore}, {"signer " + s.Name, s.NotBefore, s.NotAfter}} {
+		if !w.from.IsZero() && now.Before(w.from) || !w.to.IsZero() && now.After(w.to) {
+			return because("have it signed by a key that is valid, or change the window", "%s is not valid at %s", w.what, now.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
