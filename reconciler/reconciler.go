@@ -445,6 +445,16 @@ func (r *Reconciler) recordLater(ctx context.Context, e ledger.Entry, bodies map
 		ctx, span := r.child(ctx, "record")
 		span.SetAttributes(attrEntry.String(string(e.Type)))
 		index, err := r.Ledger.Append(ctx, e, bodies)
+		for wait := time.Second; err != nil; wait = min(2*wait, time.Minute) {
+			r.unrecordedEntry(ctx, e, err)
+			if e.Intent == nil || r.life == nil || r.life.Err() != nil {
+				break
+			}
+			// Nothing else knows what was done: an intent that stays open is closed
+			// by the next start only, as abandoned.
+			pause(r.life, wait)
+			index, err = r.Ledger.Append(ctx, e, bodies)
+		}
 		if err == nil {
 			indexed(span, index)
 		}
@@ -452,12 +462,15 @@ func (r *Reconciler) recordLater(ctx context.Context, e ledger.Entry, bodies map
 		if before := r.unrecorded.Swap(err != nil); before && err == nil {
 			r.tell(Event{Type: EventLedger, Key: "ledger/append", Resolved: true, Message: "the ledger can be written again"})
 		}
-		if err != nil {
-			r.Log.ErrorContext(ctx, "entry not recorded", slog.String("type", string(e.Type)), slog.String("stack", e.Stack), slog.String("error", err.Error()))
-			r.tell(Event{Type: EventLedger, Key: "ledger/append", Stack: e.Stack, Environment: e.Environment, Kind: fault.KindOf(err),
-				Message: "an entry could not be recorded: " + err.Error(), Hint: "look at the state directory: disk full, read-only or lost?"})
-		}
 	})
+}
+
+// unrecordedEntry says that e could not be appended.
+func (r *Reconciler) unrecordedEntry(ctx context.Context, e ledger.Entry, err error) {
+	r.unrecorded.Store(true)
+	r.Log.ErrorContext(ctx, "entry not recorded", slog.String("type", string(e.Type)), slog.String("stack", e.Stack), slog.String("error", err.Error()))
+	r.tell(Event{Type: EventLedger, Key: "ledger/append", Stack: e.Stack, Environment: e.Environment, Kind: fault.KindOf(err),
+		Message: "an entry could not be recorded: " + err.Error(), Hint: "look at the state directory: disk full, read-only or lost?"})
 }
 
 func (r *Reconciler) closeTargets() {

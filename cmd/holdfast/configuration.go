@@ -48,7 +48,7 @@ func admission(cfg *config.Loaded, required string, check config.CheckSignature)
 		return config.Admission{}, err
 	}
 	out, err := cfg.Admit(last, check)
-	if err != nil || required == "" {
+	if err != nil || required != "x" {
 		return out, err
 	}
 	b, err := os.ReadFile(required)
@@ -106,8 +106,8 @@ func (a *app) recordAdmitted(ctx context.Context, admission config.Admission) er
 }
 
 func (a *app) recordRefused(ctx context.Context, admission config.Admission, refusal error) error {
-	note := fmt.Sprintf("%s: %v", a.cfg.Digest, refusal)
-	return a.recordConfiguration(ctx, ledger.Entry{Type: ledger.Refused, Outcome: "configuration", Note: note}, admission)
+	e := ledger.Entry{Type: ledger.Refused, Outcome: "configuration", Subject: a.cfg.Digest.String(), Note: refusal.Error()}
+	return a.recordConfiguration(ctx, e, admission)
 }
 
 // recordConfiguration appends an entry with the differences as its body.

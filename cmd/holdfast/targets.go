@@ -221,6 +221,7 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 // run runs what the targets share until ctx ends.
 func (ts *targetSet) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { <-ctx.Done(); return nil }) // without a cluster too: the daemon ends with its first part
 	for _, c := range ts.clusters {
 		g.Go(func() error { return c.Run(ctx) })
 		g.Go(func() error { return c.HoldLease(ctx) })

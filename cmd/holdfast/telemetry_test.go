@@ -55,10 +55,7 @@ func documented(t *testing.T) map[string]measure {
 	}
 	out := map[string]measure{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(holdfast_[a-z_]+)` \\| ([a-z]*) \\|([^|]*)\\| (.*) \\|$").FindAllStringSubmatch(string(b), -1) {
-		var labels []string
-		for _, l := range regexp.MustCompile("[a-z]+").FindAllString(row[3], -1) {
-			labels = append(labels, l)
-		}
+		labels := regexp.MustCompile("[a-z]+").FindAllString(row[3], -1)
 		slices.Sort(labels)
 		if _, twice := out[row[1]]; twice || row[4] == "" {
 			t.Errorf("docs/metrics.md: %s is there twice or has no meaning", row[1])

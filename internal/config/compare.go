@@ -451,13 +451,13 @@ func (a Allow) overlaps(b Allow) bool {
 	return false
 }
 
-// literal returns what every path that the glob matches begins with. A slash
-// before a ** is not part of it: apps/** matches apps.
+// literal returns what a glob begins with. Two globs match a common path only if
+// one of their beginnings is a beginning of the other.
 func literal(glob string) string {
 	if i := strings.IndexAny(glob, `*?[{\`); i >= 0 {
-		glob = glob[:i]
+		return glob[:i]
 	}
-	return strings.TrimSuffix(glob, "/")
+	return glob
 }
 
 // files compares the content of the files that two versions name. A file that

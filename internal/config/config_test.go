@@ -100,7 +100,11 @@ func TestLoadRefuses(t *testing.T) {
 		"option as URL": {"/srv/fleet.git", "--upload-pack=x", "not a repository URL"},
 		"alias":         {"kubernetes: {}", "kubernetes: &a {}\n- *a", "aliases"},
 		"two documents": {"kind: Holdfast", "kind: Holdfast\n---\nkind: Holdfast", "more than one document"},
-		"empty anchor":  {"  url: /srv/fleet.git", "  url: /srv/fleet.git\n  anchor: main", "not a commit id"},
+		"data that is no JSON": {"  library: [kubernetes/pod-security-baseline]", "  library: [kubernetes/pod-security-baseline]\n  data: {limit: .nan}",
+			":22:9: data of policy set"},
+		"a digest that is none": {"allow:", "signed: {counter: 1, signers: [{name: alice, allowedSignersFile: alice.keys}], files: sha256}\nallow:",
+			"signed.files: copy"},
+		"empty anchor": {"  url: /srv/fleet.git", "  url: /srv/fleet.git\n  anchor: main", "not a commit id"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -250,15 +254,4 @@ func TestSchema(t *testing.T) {
 			}
 		}
 	}
-}
-
-func FuzzParseStack(f *testing.F) {
-	f.Add([]byte(stack))
-	f.Add([]byte("a: &x [*x]"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := ParseStack("stack.yaml", b)
-		if err == nil && (s.Metadata.Name == "" || (s.Spec.Kubernetes == nil) == (s.Spec.Terraform == nil)) {
-			t.Errorf("accepted %q", b)
-		}
-	})
 }

@@ -174,7 +174,7 @@ func (l *Loaded) Admit(last *Record, check CheckSignature) (Admission, error) {
 	default:
 		a.Signer, err = l.signedBy(last.Signed.Signers, last.Keys, check)
 	}
-	return a, a.refuse(l, err)
+	return a, a.refuse(err)
 }
 
 // RequireSigned checks that the file is signed by one of signers, whatever it
@@ -182,10 +182,10 @@ func (l *Loaded) Admit(last *Record, check CheckSignature) (Admission, error) {
 // of the files that signers name.
 func (l *Loaded) RequireSigned(signers []Signer, keys map[string][]byte, check CheckSignature) (string, error) {
 	if l.Signed == nil {
-		return "", Admission{}.refuse(l, denied("add signed: with signers, counter and files, and sign the file", "a signed file is required, and this one has no section signed:"))
+		return "", Admission{}.refuse(denied("add signed: with signers, counter and files, and sign the file", "a signed file is required, and this one has no section signed:"))
 	}
 	signer, err := l.signedBy(signers, keys, check)
-	return signer, Admission{}.refuse(l, err)
+	return signer, Admission{}.refuse(err)
 }
 
 // signedBy checks the signature beside the file.
@@ -211,15 +211,15 @@ func denied(hint, format string, args ...any) error {
 }
 
 // refuse adds to a refusal what became looser.
-func (a Admission) refuse(l *Loaded, err error) error {
+func (a Admission) refuse(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := "the operator's file " + l.Path + " is refused"
+	err = fmt.Errorf("the operator's file is refused: %w", err)
 	if len(a.Looser) > 0 {
-		return fault.Wrap(fault.Denied, "internal/config.Admit", "", fmt.Errorf("%s: %w\nit is looser than the file accepted last:\n%s", text, err, strings.Join(a.Looser, "\n")))
+		err = fmt.Errorf("%w\nit is looser than the file accepted last:\n%s", err, strings.Join(a.Looser, "\n"))
 	}
-	return fault.Wrap(fault.Denied, "internal/config.Admit", "", fmt.Errorf("%s: %w", text, err))
+	return fault.Wrap(fault.Denied, "internal/config.Admit", "", err)
 }
 
 // compare compares the file with the one accepted last.

@@ -4,10 +4,13 @@
 // guess against a mask.
 //
 // It guarantees that [Masker.Scrub] replaces every registered value in its
-// plain, base64, URL, JSON and hex encodings. It refuses an empty key.
+// plain, base64, URL, JSON and hex encodings, also where it is only a part of
+// what was encoded: of "user:password" in base64, of a JSON text that is a
+// string of another one. It refuses an empty key.
 package mask
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -15,10 +18,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf16"
 )
 
 // minScrub is the length in bytes below which a value is not searched for in
@@ -30,8 +35,8 @@ type Masker struct {
 	key []byte
 
 	mu       sync.RWMutex
-	values   map[string]bool
-	replacer *strings.Replacer // rebuilt by Register
+	values   map[string][]string // registered value → the ways in which it may stand in a text
+	replacer *strings.Replacer   // nil: to be made by the next Scrub
 }
 
 // New returns a Masker for key, which is at least 16 bytes.
@@ -39,7 +44,7 @@ func New(key []byte) (*Masker, error) {
 	if len(key) < 16 {
 		return nil, errors.New("mask: the key has fewer than 16 bytes")
 	}
-	return &Masker{key: slices.Clone(key), values: map[string]bool{}}, nil
+	return &Masker{key: slices.Clone(key), values: map[string][]string{}}, nil
 }
 
 // Derive returns a Masker whose key is derived from m's for one purpose, for
@@ -47,7 +52,7 @@ func New(key []byte) (*Masker, error) {
 func (m *Masker) Derive(purpose string) *Masker {
 	h := hmac.New(sha256.New, m.key)
 	h.Write([]byte("derive\x00" + purpose))
-	return &Masker{key: h.Sum(nil), values: map[string]bool{}}
+	return &Masker{key: h.Sum(nil), values: map[string][]string{}}
 }
 
 // Value returns the mask that stands for v: "(masked 1f3a…)", 64 bits of HMAC-SHA-256.
@@ -62,11 +67,9 @@ func (m *Masker) Value(v string) string {
 func (m *Masker) Register(values ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	added := false
 	add := func(v string) {
-		if len(v) >= minScrub && !m.values[v] {
-			m.values[v] = true
-			added = true
+		if len(v) >= minScrub && m.values[v] == nil {
+			m.values[v], m.replacer = encodings(v), nil
 		}
 	}
 	for _, v := range values {
@@ -77,50 +80,52 @@ func (m *Masker) Register(values ...string) {
 			}
 		}
 	}
-	if !added {
-		return
-	}
-	// Longest first: strings.Replacer takes the first match in argument order.
-	sorted := make([]string, 0, len(m.values))
-	for v := range m.values {
-		sorted = append(sorted, v)
-	}
-	slices.SortFunc(sorted, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
-		}
-		return strings.Compare(a, b)
-	})
-	var pairs []string
-	for _, v := range sorted {
-		for _, e := range encodings(v) {
-			pairs = append(pairs, e, m.Value(v))
-		}
-	}
-	m.replacer = strings.NewReplacer(pairs...)
 }
 
 // Scrub returns s with every registered value replaced by its mask.
 func (m *Masker) Scrub(s string) string {
 	m.mu.RLock()
-	r := m.replacer
+	r, none := m.replacer, len(m.values) == 0
 	m.mu.RUnlock()
-	if r == nil {
+	switch {
+	case none:
 		return s
+	case r == nil:
+		r = m.prepare()
 	}
 	return r.Replace(s)
 }
 
-// encodings returns the ways in which v may stand in a text.
-func encodings(v string) []string {
-	j, err := json.Marshal(v)
-	if err != nil { // a string always marshals
-		panic("mask: " + err.Error())
+// prepare makes the replacer of all values that are registered by now.
+func (m *Masker) prepare() *strings.Replacer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.replacer != nil { // somebody else was faster
+		return m.replacer
 	}
+	// Longest first: strings.Replacer takes the first match in argument order.
+	sorted := slices.SortedFunc(maps.Keys(m.values), func(a, b string) int {
+		return cmp.Or(len(b)-len(a), strings.Compare(a, b))
+	})
+	var pairs []string
+	for _, v := range sorted {
+		mask := m.Value(v)
+		for _, e := range m.values[v] {
+			pairs = append(pairs, e, mask)
+		}
+	}
+	m.replacer = strings.NewReplacer(pairs...)
+	return m.replacer
+}
+
+// encodings returns the ways in which v may stand in a text, the longest first.
+func encodings(v string) []string {
 	b := []byte(v)
+	plain, html := inJSON(v, false), inJSON(v, true)
 	all := []string{
 		v,
-		string(j[1 : len(j)-1]),
+		plain, html, inJSON(plain, false), inJSON(html, true),
+		codePoints(v, `\u%04x`), codePoints(v, `\u%04X`),
 		base64.StdEncoding.EncodeToString(b),
 		base64.RawStdEncoding.EncodeToString(b),
 		base64.URLEncoding.EncodeToString(b),
@@ -130,6 +135,38 @@ func encodings(v string) []string {
 		hex.EncodeToString(b),
 		strings.ToUpper(hex.EncodeToString(b)),
 	}
-	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
+	for before := range 3 {
+		all = append(all, aligned(base64.RawStdEncoding, b, before), aligned(base64.RawURLEncoding, b, before))
+	}
+	slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	return slices.Compact(all)
+}
+
+// aligned is the part of the base64 of a longer text that depends on b alone,
+// when b stands behind a number of bytes whose remainder by 3 is before.
+func aligned(e *base64.Encoding, b []byte, before int) string {
+	text := e.EncodeToString(append(make([]byte, before), b...))
+	return text[(before*8+5)/6 : (before+len(b))*8/6]
+}
+
+// inJSON is s inside a JSON string, with <, > and & escaped as Go does by
+// default (html) or not.
+func inJSON(s string, html bool) string {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(html)
+	if err := enc.Encode(s); err != nil { // a string always encodes
+		panic("mask: " + err.Error())
+	}
+	return strings.TrimSuffix(b.String(), "\"\n")[1:]
+}
+
+// codePoints is s with every character escaped, as some JSON encoders do.
+// Outside the basic plane each is a pair of surrogates.
+func codePoints(s, format string) string {
+	var b strings.Builder
+	for _, c := range utf16.Encode([]rune(s)) {
+		fmt.Fprintf(&b, format, c)
+	}
+	return b.String()
 }

@@ -82,3 +82,43 @@ func TestScrub(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A secret that is a part of what was encoded is found as well.
+func TestScrubFindsParts(t *testing.T) {
+	t.Parallel()
+	m := masker(t, key)
+	const secret = `p"ss/w0rd+&<geheim>?` + "\U0001f511"
+	m.Register(secret)
+	inner, err := json.Marshal(map[string]string{"password": secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer, err := json.Marshal(string(inner))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := []string{string(inner), string(outer), url.Values{"a": {"b " + secret}}.Encode(), codePoints("a"+secret, `\u%04x`), codePoints(secret+"b", `\u%04X`), `a "` + inJSON(secret, false) + `" b`}
+	for before := range 4 {
+		for _, after := range []string{"", "a", "ab"} {
+			text := []byte(strings.Repeat("x", before) + secret + after)
+			texts = append(texts, base64.StdEncoding.EncodeToString(text), base64.RawURLEncoding.EncodeToString(text))
+		}
+	}
+	for _, text := range texts {
+		if got := m.Scrub(text); !strings.Contains(got, m.Value(secret)) {
+			t.Errorf("%q stands as %q", text, got)
+		}
+	}
+}
+
+func BenchmarkRegister(b *testing.B) {
+	for b.Loop() {
+		m, err := New([]byte(key))
+		if err != nil {
+			b.Fatal(err)
+		}
+		for i := range 100 {
+			m.Register(strings.Repeat("secret", 4) + strings.Repeat("x", i))
+		}
+	}
+}

@@ -205,6 +205,9 @@ func (g *Gate) judge(r Request, sum digest.Digest) error {
 // objects maps each desired object to its digest; nil means that nothing of the
 // stack can be restored without a new decision.
 func (g *Gate) Stand(r Request, objects map[plan.ObjectID]digest.Digest) error {
+	if r.Removal {
+		return fault.WithStack(r.Plan.Stack, fault.New(fault.Internal, "policy/gate.Stand", "", "the end of a stack cannot stand"))
+	}
 	if err := g.judge(r, r.Plan.Digest()); err != nil {
 		return fault.WithStack(r.Plan.Stack, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -203,10 +204,19 @@ func TestTarget(t *testing.T) {
 			Secret:  secret,
 			Disturb: func(t testing.TB) { edit(t, d, "kubectl-edit", "configmaps", ns, "a", `{"data":{"key":"disturbed"}}`) },
 			Read:    func(t testing.TB) string { return read(t, d, ns) },
+			Content: func(t testing.TB) string { return unmarked(read(t, d, ns)) },
 			Log:     log.String,
 			Prepare: func(t testing.TB, r targets.Rendered) targets.Rendered { return pinAll(t, r) },
 		}
 	})
+}
+
+// unmarked is what read returns, without our marks.
+func unmarked(objects string) string {
+	for _, mark := range []string{`"holdfast\.dev/stack":"[^"]*",?`, `"holdfast\.dev/managed":"true",?`, `"(annotations|labels)":\{\},?`} {
+		objects = regexp.MustCompile(mark).ReplaceAllString(objects, "")
+	}
+	return strings.ReplaceAll(objects, ",}", "}")
 }
 
 // pinAll is where a pipeline would pin; what the tests deploy is pinned already.

@@ -95,8 +95,7 @@ func (l *LeaseConfig) validate() error {
 //
 // Where the kernel does not say which one it is, each process is another one,
 // and a restart after a crash waits until the Lease has run out. A machine that
-// was cloned while it ran, memory included, has the identity of its original;
-// the two are still told apart at the first renewal of either.
+// was cloned while it ran, memory included, cannot be told from its original.
 func Identity(dir string) (string, error) {
 	var st syscall.Stat_t
 	if err := syscall.Stat(dir, &st); err != nil {

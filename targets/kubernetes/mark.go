@@ -34,12 +34,11 @@ type Mark struct {
 	Origin     string    `json:"origin,omitempty"`     // of the ledger: the name in its checkpoints
 	Size       uint64    `json:"size,omitempty"`       // of the ledger, in entries
 	Checkpoint string    `json:"checkpoint,omitempty"` // of the ledger, signed, at Size
-	Counter    uint64    `json:"counter,omitempty"`    // of the newest signed order that was obeyed
 }
 
 // less reports whether m takes back something that old says.
 func (m Mark) less(old Mark) bool {
-	return m.Counter < old.Counter || (m.Origin == old.Origin && m.Size < old.Size)
+	return m.Origin == old.Origin && m.Size < old.Size
 }
 
 func markName(repository string) string {
@@ -89,7 +88,7 @@ func parseMark(content string) (m Mark, err error) {
 }
 
 // WriteMark makes m the mark of its repository. A mark that is not authentic, or
-// that says more than m (a higher counter, a longer ledger of the same origin),
+// that says more than m (a longer ledger of the same origin),
 // is only replaced with over, which stands for a signed order; otherwise the
 // error is fault.Denied. Another writer at the same time, and what the API
 // server refuses, are fault.Transient; without the Lease it is fault.Waiting.
@@ -125,7 +124,7 @@ func (c *Cluster) mayReplace(ctx context.Context, m Mark, live *unstructured.Uns
 	case !authentic:
 		why = "is not as this daemon wrote it"
 	case m.less(old):
-		why = fmt.Sprintf("says more: commit %s, ledger size %d, order %d", old.Commit, old.Size, old.Counter)
+		why = fmt.Sprintf("says more: commit %s, ledger size %d", old.Commit, old.Size)
 	default:
 		return nil
 	}

@@ -56,6 +56,10 @@ type World struct {
 	// bookkeeping (locks, inventory). Equal worlds have equal descriptions.
 	Read func(t testing.TB) string
 
+	// Content, if set, is Read without the marks by which the target knows what
+	// it owns: what stays as it was when a stack is let go of.
+	Content func(t testing.TB) string
+
 	// Prepare, if set, is what stands between Render and Plan, such as pinning.
 	Prepare func(t testing.TB, r targets.Rendered) targets.Rendered
 
@@ -88,6 +92,10 @@ func Run(t *testing.T, setup Setup) {
 		{"StaleGrantIsRefused", staleGrantIsRefused},
 		{"DriftIsPlannedBack", driftIsPlannedBack},
 		{"RemovalIsPlanned", removalIsPlanned},
+		{"EndDeletesEverything", endDeletesEverything},
+		{"EndLetsGo", endLetsGo},
+		{"EndIsPlannedAgain", endIsPlannedAgain},
+		{"EndIsNoStandingGrant", endIsNoStandingGrant},
 		{"CancelledApplyConverges", cancelledApplyConverges},
 		{"NoSecretLeaves", noSecretLeaves},
 		{"ObserveAgreesWithPlan", observeAgreesWithPlan},
@@ -125,10 +133,19 @@ func (l *Ledger) Append(_ context.Context, e ledger.Entry, _ map[string][]byte) 
 // to say against it.
 func Grant(ctx context.Context, t testing.TB, p plan.Plan) gate.Grant {
 	t.Helper()
+	g, err := gate.New(&Ledger{}, gate.Limits{AllowEmpty: true}).Admit(ctx, request(p))
+	if err != nil {
+		t.Fatalf("the gate does not admit the plan: %v", err)
+	}
+	return g
+}
+
+// request asks for p with evidence and decisions that say nothing against it.
+func request(p plan.Plan) gate.Request {
 	decided := func(stage policy.Stage, of digest.Digest) policy.Decision {
 		return policy.Decision{Stage: stage, Of: of, Rules: 1}
 	}
-	g, err := gate.New(&Ledger{}, gate.Limits{AllowEmpty: true}).Admit(ctx, gate.Request{
+	return gate.Request{
 		Plan: p,
 		Commit: verify.Evidence{
 			Subject: verify.Subject{Kind: "commit", Reference: p.Revision.ID},
@@ -137,11 +154,7 @@ func Grant(ctx context.Context, t testing.TB, p plan.Plan) gate.Grant {
 		Report:   verify.Report{Environment: p.Environment},
 		Rendered: decided(policy.StageRendered, p.Rendered),
 		Planned:  decided(policy.StagePlan, p.Digest()),
-	})
-	if err != nil {
-		t.Fatalf("the gate does not admit the plan: %v", err)
 	}
-	return g
 }
 
 // Leaks returns how secret stands in text ("plain", "base64", …), or "" when it

@@ -53,9 +53,9 @@ func (t *Target) Removal(ctx context.Context, r targets.Rendered, orphan bool) (
 // destruction plans to destroy everything in the state.
 func (t *Target) destruction(ctx context.Context, r targets.Rendered) (plan.Plan, error) {
 	p, err := t.saved(ctx, r, &sealed{ends: destroyed})
-	if err != nil && strings.Contains(err.Error(), "Instance cannot be destroyed") {
-		return plan.Plan{}, fault.Wrap(fault.Invalid, opRemove,
-			"bring the stack file back without prevent_destroy, or with prune: orphan, and remove it again in a later commit", err)
+	if err != nil && strings.Contains(err.Error(), "nstance cannot be destroyed") { // Terraform writes "Instance", OpenTofu "Resource instance"
+		return plan.Plan{}, fault.New(fault.Invalid, opRemove,
+			"bring the stack file back without prevent_destroy, or with prune: orphan, and remove it again in a later commit", "%s", err)
 	}
 	p.Keeps = 0
 	return p, err
@@ -145,12 +145,6 @@ func (u *run) state(ctx context.Context) (state, error) {
 	return s, nil
 }
 
-func (s state) empty() bool { return len(s.Values.Outputs) == 0 && s.Values.Root.empty() }
-
-func (m stateModule) empty() bool {
-	return len(m.Resources) == 0 && !slices.ContainsFunc(m.Children, func(c stateModule) bool { return !c.empty() })
-}
-
 // releases returns the changes that let go of what the state holds.
 func (s state) releases(t *Target) []plan.Change {
 	out := s.Values.Root.releases(t, nil)
@@ -195,7 +189,7 @@ func (u *run) removeState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !left.empty() {
+	if len(left.Values.Outputs) > 0 || len(left.releases(u.t)) > 0 { // what was only read does not count
 		return fault.New(fault.Transient, opRemove, "", "the state still holds something: %w", targets.ErrStale)
 	}
 	return u.withState(func(name string) error {
@@ -217,12 +211,15 @@ func (u *run) removeState(ctx context.Context) error {
 
 // moveState moves the state that the daemon keeps aside, as
 // "terraform.tfstate.orphaned-20060102T150405Z" beside it. It holds secrets as
-// before, and has the same mode.
+// before, and only the daemon's user can read it.
 func (u *run) moveState() error {
 	if u.r.config.backend != "" {
 		return nil
 	}
 	return u.withState(func(name string) error {
+		if err := os.Chmod(name, 0o600); err != nil {
+			return err
+		}
 		return os.Rename(name, name+".orphaned-"+time.Now().UTC().Format("20060102T150405Z"))
 	})
 }

@@ -528,7 +528,7 @@ var configurationErrors = []string{
 	"Invalid for_each argument", "Invalid count argument", "Invalid index", "Invalid value for", "Invalid resource type", "Invalid data source",
 	"Invalid template", "Duplicate ", "Incorrect attribute value type", "Call to unknown function", "Error in function call", "Cycle:",
 	"Inconsistent conditional", "Unsupported Terraform Core version", "Unsupported OpenTofu Core version", "Argument or block definition required",
-	"Instance cannot be destroyed",
+	"nstance cannot be destroyed", // "Instance …" and "Resource instance …"
 }
 
 // failure classifies what the tool said.
