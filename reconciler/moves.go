@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/targets"
@@ -23,6 +24,9 @@ func (r *Reconciler) declare(ctx context.Context, wanted []*stack) {
 		if r.queue == nil || len(s.DependsOn) > 0 || r.suspension(s.Name) != nil {
 			far = append(far, s)
 		}
+	}
+	if !slices.ContainsFunc(r.all(), func(s *stack) bool { return s.granted() != nil }) {
+		return // nothing is deployed that could move
 	}
 	for _, s := range far {
 		b := s.desired()

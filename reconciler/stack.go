@@ -331,12 +331,13 @@ func (s *stack) rest() {
 }
 
 // calm notes that the world was found to be what was granted, or was made so.
-// A request that is refused or not applied yet keeps its own phase.
+// A request that is refused or not applied yet, and a removal that is, keeps its
+// own phase.
 func (s *stack) calm() {
 	s.mu.Lock()
-	phase, refusal := s.status.Phase, s.refusal
+	phase, refusal, held := s.status.Phase, s.refusal, s.held
 	s.mu.Unlock()
-	if refusal == nil && (phase == Ready || phase == Drifted || phase == Held || s.unchanged() && phase != Progressing) {
+	if refusal == nil && (phase == Ready || phase == Drifted || phase == Held || !held && s.unchanged() && phase != Progressing) {
 		s.rest()
 	}
 }

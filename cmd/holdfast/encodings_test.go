@@ -46,6 +46,7 @@ func encodingsOf(secret string) []encoding {
 		{"JSON", quoted},
 		{"JSON for HTML", inHTMLJSON(secret)},
 		{"JSON in JSON", inJSON(quoted)},
+		{"JSON for HTML in JSON", inHTMLJSON(inHTMLJSON(secret))},
 		{"JSON code points", codePoints(secret, `\u%04x`)},
 		{"JSON code points", codePoints(secret, `\u%04X`)},
 		{"URL query", url.QueryEscape(secret)},

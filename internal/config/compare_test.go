@@ -305,7 +305,7 @@ func TestCompareTable(t *testing.T) {
 func TestCompareSeesWhatPermitGrants(t *testing.T) {
 	t.Parallel()
 	const rounds = 5000
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test that repeats itself
+	r := rand.New(rand.NewPCG(1, 2))
 	base := parsed(t, wide)
 	base.Environments[1].Terraform = base.Environments[0].Terraform
 	looser, tighter := 0, 0

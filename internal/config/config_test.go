@@ -101,9 +101,9 @@ func TestLoadRefuses(t *testing.T) {
 		"alias":         {"kubernetes: {}", "kubernetes: &a {}\n- *a", "aliases"},
 		"two documents": {"kind: Holdfast", "kind: Holdfast\n---\nkind: Holdfast", "more than one document"},
 		"data that is no JSON": {"  library: [kubernetes/pod-security-baseline]", "  library: [kubernetes/pod-security-baseline]\n  data: {limit: .nan}",
-			":22:9: data of policy set"},
+			":21:10: data of policy set"},
 		"a digest that is none": {"allow:", "signed: {counter: 1, signers: [{name: alice, allowedSignersFile: alice.keys}], files: sha256}\nallow:",
-			"signed.files: copy"},
+			`:21:87: "sha256" is not a digest`},
 		"empty anchor": {"  url: /srv/fleet.git", "  url: /srv/fleet.git\n  anchor: main", "not a commit id"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -102,6 +102,13 @@ func TestRemovalNeedsTheJudgedObject(t *testing.T) {
 			t.Errorf("%s of what is somebody else's now: %v", p.Changes[0].Action, err)
 		}
 	}
+	// Nor is what lost our managed fields ours, whatever its mark says.
+	edit(t, d, "x", "configmaps", ns, "a", `{"metadata":{"annotations":{"holdfast.dev/stack":"`+tt.owner+`"}}}`)
+	deleting = mustRemoval(t, tt, r, false)
+	edit(t, d, "x", "configmaps", ns, "b", `{"metadata":{"managedFields":[{}]}}`)
+	if _, err := tt.Apply(t.Context(), endGrant(t, deleting)); !errors.Is(err, targets.ErrStale) {
+		t.Errorf("the end of what has no managed fields of ours: %v", err)
+	}
 	for _, name := range []string{"a", "b"} {
 		getObject(t, d, "configmaps", ns, name)
 	}
@@ -111,7 +118,6 @@ func TestRemovalNeedsTheJudgedObject(t *testing.T) {
 		t.Error("a plan with another's payload was applied")
 	}
 	// Nor does a plan of a few deletes end the stack.
-	edit(t, d, "x", "configmaps", ns, "a", `{"metadata":{"annotations":{"holdfast.dev/stack":"`+tt.owner+`"}}}`)
 	p := mustRemoval(t, tt, r, false)
 	p.Private.(*planned).ends = false
 	if _, err := tt.Apply(t.Context(), endGrant(t, p)); err == nil {
@@ -307,5 +313,40 @@ func TestRemovalOfALargeInventory(t *testing.T) {
 	}
 	if n := inventories(t, c.Config, tt); n != 0 {
 		t.Errorf("%d parts are left", n)
+	}
+}
+
+// Somebody else takes the object in the moment in which it is let go of.
+func TestReleaseIsRaced(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	for name, patch := range map[string]struct {
+		body  string
+		stale bool
+	}{
+		"by another stack": {`{"metadata":{"annotations":{"holdfast.dev/stack":"test/other"}}}`, true},
+		"elsewhere in it":  {`{"data":{"more":"of it"}}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+			var once sync.Once
+			conf := rest.CopyConfig(c.Config)
+			conf.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					if r.Header.Get("Content-Type") == "application/json-patch+json" {
+						once.Do(func() { edit(t, d, "x", "configmaps", ns, "a", patch.body) })
+					}
+					return rt.RoundTrip(r)
+				})
+			})
+			tt := target(t, conf, ns, nil, nil)
+			r := deploy(t, tt, map[string]string{"a.yaml": configMap("a", "1")})
+			_, err := tt.Apply(t.Context(), endGrant(t, mustRemoval(t, tt, r, true)))
+			mark := getObject(t, d, "configmaps", ns, "a").GetAnnotations()[OwnerAnnotation]
+			if errors.Is(err, targets.ErrStale) != patch.stale || (mark == "test/other") != patch.stale || !patch.stale && (err != nil || mark != "") {
+				t.Errorf("error %v, mark %q", err, mark)
+			}
+		})
 	}
 }
