@@ -68,6 +68,9 @@ const failuresUntilTold = 4
 // tellSettled tells people of what became of a reconciliation, if it is news.
 func (r *Reconciler) tellSettled(s *stack, err error, changed bool) {
 	if err == nil {
+		if s.isHeld() { // nothing is well about it until a person decides
+			return
+		}
 		if s.alarm(false) {
 			e := s.event(EventRecovered, "stack", "the stack is well again")
 			e.Resolved = true

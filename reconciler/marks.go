@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -45,9 +46,10 @@ type markPlace struct{ environment, repository string }
 type markState struct {
 	mu      sync.Mutex // held while the mark is read or written
 	checked bool
-	refused error  // why nothing may be written there
-	found   string // commit of the mark that is refused
-	written string // commit of the mark as it is
+	refused error                  // why nothing may be written there
+	found   string                 // commit of the mark that is refused
+	written string                 // commit of the mark as it is
+	done    atomic.Pointer[string] // the same, once it was checked
 	retry   time.Time
 }
 
@@ -68,6 +70,11 @@ func (k *markKeeper) at(environment, repository string) *markState {
 // daemon may have taken an order.
 const markAgain = 10 * time.Second
 
+const (
+	markTimeout = 10 * time.Second // to read or write a mark
+	markRetry   = 2 * time.Second  // after which a mark that could not be read is read again
+)
+
 // marked makes sure that this daemon knows at least what the mark of a
 // repository in an environment says, and that the mark says what this daemon
 // knows. Nothing is written to the environment before.
@@ -77,13 +84,17 @@ func (r *Reconciler) marked(ctx context.Context, environment, repository string)
 	}
 	repo := r.repository(repository)
 	ms := r.marks.at(environment, repository)
+	verified := repo.snapshotStatus().Verified
+	if done := ms.done.Load(); done != nil && *done == verified {
+		return nil // nobody waits for another's request
+	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	verified := repo.snapshotStatus().Verified
 	if err := r.checkMark(ctx, ms, repo, environment, verified); err != nil {
 		return err
 	}
 	if ms.written == verified || verified == "" {
+		ms.done.Store(&verified)
 		return nil
 	}
 	return r.writeMark(ctx, ms, environment, repo, verified, false)
@@ -98,6 +109,9 @@ func (r *Reconciler) knows(ctx context.Context, environment, repository string) 
 	}
 	repo := r.repository(repository)
 	ms := r.marks.at(environment, repository)
+	if ms.done.Load() != nil {
+		return nil
+	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	return r.checkMark(ctx, ms, repo, environment, repo.snapshotStatus().Verified)
@@ -111,10 +125,14 @@ func (r *Reconciler) checkMark(ctx context.Context, ms *markState, repo *reposit
 	if ms.checked {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
 	m, found, err := r.Marks.Read(ctx, environment, repo.Name)
-	if err != nil {
+	if err != nil { // those who wait for the same need not ask again
+		ms.refused, ms.retry = err, time.Now().Add(markRetry)
 		return err
 	}
+	wasRefused := ms.found != ""
 	ms.refused, ms.found = nil, ""
 	if found {
 		ms.written = m.Commit
@@ -130,6 +148,10 @@ func (r *Reconciler) checkMark(ctx context.Context, ms *markState, repo *reposit
 		}
 	}
 	ms.checked = true
+	if wasRefused {
+		r.tell(Event{Type: EventSource, Key: "mark/" + environment + "/" + repo.Name, Resolved: true, Environment: environment, Repository: repo.Name,
+			Message: "this daemon knows what the mark says"})
+	}
 	return nil
 }
 
@@ -151,7 +173,7 @@ func (r *Reconciler) compareMark(ctx context.Context, repo *repository, m Mark, 
 	if verified == "" {
 		return fault.New(fault.Waiting, op, "", "no commit of repository %s was verified yet", repo.Name)
 	}
-	_, err := repo.Authorise(ctx, m.Commit, verified, time.Now())
+	err := repo.Follows(ctx, m.Commit, verified)
 	switch fault.KindOf(err) {
 	case fault.Denied, fault.Invalid:
 		if err != nil {
@@ -163,6 +185,8 @@ func (r *Reconciler) compareMark(ctx context.Context, repo *repository, m Mark, 
 
 // writeMark replaces the mark. The caller holds ms.mu.
 func (r *Reconciler) writeMark(ctx context.Context, ms *markState, environment string, repo *repository, commit string, over bool) error {
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
 	checkpoint, err := r.Ledger.Checkpoint(ctx)
 	if err != nil {
 		return err
@@ -172,6 +196,7 @@ func (r *Reconciler) writeMark(ctx context.Context, ms *markState, environment s
 		return err
 	}
 	ms.written = commit
+	ms.done.Store(&commit)
 	return nil
 }
 

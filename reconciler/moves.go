@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/sources"
 	"github.com/holdfast-dev/holdfast/targets"
 )
 
@@ -21,6 +22,7 @@ func (r *Reconciler) declare(ctx context.Context, wanted []*stack) {
 			continue
 		}
 		c.Expect()
+		s.expect()
 		if r.queue == nil || len(s.DependsOn) > 0 || r.suspension(s.Name) != nil {
 			far = append(far, s)
 		}
@@ -29,10 +31,34 @@ func (r *Reconciler) declare(ctx context.Context, wanted []*stack) {
 		return // nothing is deployed that could move
 	}
 	for _, s := range far {
-		b := s.desired()
-		// What is wrong with it is told when its turn comes.
-		_ = guarded(s, func() error { _, err := b.target.Render(ctx, b.snap); return err })
+		r.claim(ctx, s, s.desired())
 	}
+}
+
+// expect notes that others wait for the stack's rendering.
+func (s *stack) expect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expected = true
+}
+
+// takeExpected reports whether others wait for the stack's rendering, once.
+func (s *stack) takeExpected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.expected
+	s.expected = false
+	return was
+}
+
+// claim has the target of a stack that is refused before it is rendered say
+// what it would own: others wait for that before they prune.
+func (r *Reconciler) claim(ctx context.Context, s *stack, b basis) {
+	if _, ok := b.target.(targets.Claimer); !ok || !s.takeExpected() {
+		return
+	}
+	// What is wrong with it is told when its turn comes.
+	_ = guarded(s, func() error { _, err := b.target.Render(ctx, b.snap); return err })
 }
 
 // renamed returns the stack of found that was called s before: the same folder
@@ -46,63 +72,68 @@ func renamed(s *stack, found []asked) (string, bool) {
 	return "", false
 }
 
-// rename ends a stack that goes on under another name. What it deployed is not
-// pruned: the new name takes it over. The caller holds r.mu.
-func (r *Reconciler) rename(ctx context.Context, s *stack, to string) {
+// rename notes that a stack goes on under another name. What it deployed is
+// neither pruned nor left alone: it goes on being enforced under the old name
+// until the new one stands, and the new one may take it over. The caller holds r.mu.
+func (r *Reconciler) rename(ctx context.Context, s *stack, to string, rev sources.Revision) {
+	if r.before[to] == s.Name {
+		return
+	}
 	if d := s.granted(); d != nil {
 		if c, ok := d.target.(targets.Claimer); ok {
 			c.Renounce()
 		}
 	}
+	s.hold(rev)
+	s.progress("the stack goes on as " + to)
 	r.Log.InfoContext(ctx, "stack renamed", slog.String("stack", s.Name), slog.String("to", to))
 	r.recordLater(ctx, s.entry(ledger.Decided, "renamed", "the stack goes on as "+to), nil)
-	r.Gate.Revoke(s.Name)
-	delete(r.stacks, s.Name)
 	if r.before == nil {
 		r.before = map[string]string{}
 	}
 	r.before[to] = s.Name
-	s.close()
 }
 
-// forgetOldName forgets the old name of a stack that was renamed, once it stands under
-// the new one: until then a restart needs it.
-func (r *Reconciler) forgetOldName(name string) error {
+// endOldName ends the old name of a stack that was renamed, once it stands under
+// the new one: what the new one does not declare goes, as in any other commit.
+func (r *Reconciler) endOldName(name string) {
 	r.mu.Lock()
-	old, ok := r.before[name]
+	old := r.stacks[r.before[name]]
 	delete(r.before, name)
 	r.mu.Unlock()
-	if !ok {
-		return nil
+	if old == nil {
+		return
 	}
-	return r.state.forget(old)
+	old.mu.Lock()
+	old.renamed = true
+	old.mu.Unlock()
+	r.Gate.Revoke(old.Name)
+	r.queueRemoval(old)
 }
 
-// resumeRenamed takes up a rename that the last stop came in between.
-func (r *Reconciler) resumeRenamed(ctx context.Context, history *past, name, to string, st stackState) error {
-	b, err := history.basis(ctx, name, st)
-	if err != nil {
-		return err
-	}
-	if c, ok := b.target.(targets.Claimer); ok {
-		c.Renounce()
-	}
-	closeTarget(b.target)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.before == nil {
-		r.before = map[string]string{}
-	}
-	r.before[to] = name
-	return nil
-}
-
-// inFolder returns the stack of a repository that stands in a folder now, or nil.
-func (r *Reconciler) inFolder(repo, dir string) *stack {
+// inFolder returns the stack that has the folder and environment of another one
+// now, or nil.
+func (r *Reconciler) inFolder(old *stack) *stack {
 	for _, s := range r.all() {
-		if s.repo == repo && s.Dir == dir && s.Err == nil {
+		if s != old && s.repo == old.repo && s.Dir == old.Dir && s.Environment == old.Environment && s.Err == nil {
 			return s
 		}
 	}
 	return nil
+}
+
+// endOldNames ends the old names of stacks that stood under the new one before
+// the last stop.
+func (r *Reconciler) endOldNames() {
+	r.mu.Lock()
+	var standing []string
+	for to := range r.before {
+		if s := r.stacks[to]; s != nil && s.granted() != nil {
+			standing = append(standing, to)
+		}
+	}
+	r.mu.Unlock()
+	for _, to := range standing {
+		r.endOldName(to)
+	}
 }

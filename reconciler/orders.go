@@ -1,12 +1,13 @@
 package reconciler
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,9 @@ type Suspension struct {
 // orders are what people ordered. The ledger is where they are kept: a daemon
 // that starts takes them up from there.
 type orders struct {
-	mu        sync.Mutex
+	taking sync.Mutex // held while an order is recorded and carried out: what a restart replays is what happened
+
+	mu        sync.Mutex             // guards what follows
 	suspended map[string]Suspension  // by stack; "" is all
 	taken     map[digest.Digest]bool // signed orders that were taken: none is taken twice
 	left      map[string]bool        // "stack@commit" that a rollback led away from
@@ -119,6 +122,27 @@ func (s *Suspension) untilResumed() time.Duration {
 	return max(time.Until(s.Until), time.Millisecond)
 }
 
+// awaitResumption has the stacks looked at when the suspensions that were taken
+// up end.
+func (r *Reconciler) awaitResumption() {
+	for _, s := range r.all() {
+		if sus := r.suspension(s.Name); sus != nil && !sus.Until.IsZero() {
+			r.lookAfter(s.Name, sus.untilResumed())
+		}
+	}
+}
+
+// lookAfter has a stack, or all, reconciled and compared after a time: what
+// drifted meanwhile was only reported.
+func (r *Reconciler) lookAfter(stack string, wait time.Duration) {
+	for _, s := range r.all() {
+		if r.queue != nil && (stack == "" || s.Name == stack) {
+			r.queue.AddAfter(request{reconcileStack, s.Name}, wait)
+			r.queue.AddAfter(request{compareStack, s.Name}, wait)
+		}
+	}
+}
+
 func (s *Suspension) err() error {
 	until := "until it is resumed"
 	if !s.Until.IsZero() {
@@ -137,6 +161,8 @@ func (r *Reconciler) Suspend(ctx context.Context, stack, reason string, until ti
 	if !until.IsZero() && !until.After(time.Now()) {
 		return fault.New(fault.Invalid, op, "name a time in the future", "the end, %s, is over", until.UTC().Format(time.RFC3339))
 	}
+	r.orders.taking.Lock()
+	defer r.orders.taking.Unlock()
 	e := ledger.Entry{Type: ledger.Suspended, Stack: stack, Note: r.Scrub(reason)}
 	if !until.IsZero() {
 		e.Subject = until.UTC().Format(time.RFC3339)
@@ -145,6 +171,9 @@ func (r *Reconciler) Suspend(ctx context.Context, stack, reason string, until ti
 		return err
 	}
 	r.orders.suspend(stack, Suspension{Reason: e.Note, Since: time.Now().UTC(), Until: until.UTC()})
+	if !until.IsZero() {
+		r.lookAfter(stack, time.Until(until))
+	}
 	r.Log.InfoContext(ctx, "suspended", slog.String("stack", cmp.Or(stack, "all")), slog.String("reason", e.Note), slog.String("until", e.Subject))
 	return nil
 }
@@ -177,15 +206,17 @@ func (r *Reconciler) Resume(ctx context.Context, stack string) error {
 			return fault.New(fault.Invalid, "reconciler.Resume", "holdfast resume without a name ends it", "all stacks are suspended together")
 		}
 	}
+	r.orders.taking.Lock()
+	defer r.orders.taking.Unlock()
 	if _, err := r.Ledger.Append(ctx, ledger.Entry{Type: ledger.Resumed, Stack: stack}, nil); err != nil {
 		return err
 	}
 	r.orders.lift(stack)
 	r.Log.InfoContext(ctx, "resumed", slog.String("stack", cmp.Or(stack, "all")))
-	for _, s := range r.all() {
-		if r.queue != nil && (stack == "" || s.Name == stack) {
-			r.queue.Add(request{reconcileStack, s.Name})
-			r.queue.Add(request{compareStack, s.Name})
+	r.lookAfter(stack, 0)
+	for _, s := range r.all() { // what waited to be removed goes on, too
+		if (stack == "" || s.Name == stack) && s.isHeld() && s.pruned() != PruneHold {
+			r.resumeRemoval(s)
 		}
 	}
 	return nil
@@ -197,12 +228,14 @@ func (r *Reconciler) Resume(ctx context.Context, stack string) error {
 // deleted, and every stack that it concerns is judged anew. It returns those.
 func (r *Reconciler) Revoke(ctx context.Context, a verify.Anchor, reason string) ([]string, error) {
 	const op = "reconciler.Revoke"
-	if !slices.Contains(verify.AnchorKinds, a.Kind) || a.Value == "" {
-		return nil, fault.New(fault.Invalid, op, "name one of key, identity, digest, commit and policy, and its value", "%q cannot be revoked", a)
+	if err := a.Validate(); err != nil {
+		return nil, fault.Wrap(fault.Invalid, op, "name the whole value: one that is mistyped would revoke nothing", err)
 	}
 	if err := r.orderable("", reason, op); err != nil {
 		return nil, err
 	}
+	r.orders.taking.Lock()
+	defer r.orders.taking.Unlock()
 	e := ledger.Entry{Type: ledger.Revoked, Outcome: string(a.Kind), Subject: a.Value, Note: r.Scrub(reason)}
 	if _, err := r.Ledger.Append(ctx, e, nil); err != nil {
 		return nil, err
@@ -261,7 +294,7 @@ const (
 )
 
 // NewOrder returns the order that would be right now, for a person to sign. to
-// may be a shortened commit id.
+// is a full commit id.
 func (r *Reconciler) NewOrder(_ context.Context, kind, name, to, reason string) (Order, error) {
 	const op = "reconciler.NewOrder"
 	if err := r.orderable("", reason, op); err != nil {
@@ -326,9 +359,16 @@ func (r *Reconciler) Obey(ctx context.Context, raw, signature []byte) error {
 	if err != nil {
 		return fault.Wrap(fault.Denied, op, "sign it with a key that orders: in the operator's file names", err)
 	}
-	var o Order
-	if err := json.Unmarshal(raw, &o); err != nil {
-		return fault.New(fault.Invalid, op, "", "the order: %w", err)
+	o, err := parseOrder(raw)
+	if err != nil {
+		return err
+	}
+	// Nothing may move between the check of an order and its effect.
+	r.orders.taking.Lock()
+	defer r.orders.taking.Unlock()
+	if repo := r.repository(o.Repository); repo != nil {
+		repo.polling.Lock()
+		defer repo.polling.Unlock()
 	}
 	sum := digest.FromBytes(raw)
 	if err := r.fits(o, sum, now); err != nil {
@@ -357,6 +397,24 @@ func (r *Reconciler) Obey(ctx context.Context, raw, signature []byte) error {
 	r.Log.WarnContext(ctx, "order taken", slog.String("order", o.Kind), slog.String("repository", o.Repository), slog.String("stack", o.Stack),
 		slog.String("from", o.From), slog.String("to", o.To), slog.String("by", signer), slog.String("reason", r.Scrub(o.Reason)))
 	return carryOut()
+}
+
+// parseOrder reads an order in the one form that it may have, so that nobody
+// signs one text and another is read (unknown or double fields, what follows).
+func parseOrder(raw []byte) (o Order, err error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	err = dec.Decode(&o)
+	if err == nil {
+		var again []byte
+		if again, err = json.Marshal(o); err == nil && !bytes.Equal(again, bytes.TrimSpace(raw)) {
+			err = errors.New("it is not as Holdfast writes it: print it with --print, and sign that")
+		}
+	}
+	if err != nil {
+		return o, fault.New(fault.Invalid, "reconciler.Obey", "", "the order: %w", err)
+	}
+	return o, nil
 }
 
 // fits checks that an order is meant for this daemon, now, and once.
@@ -408,13 +466,13 @@ func (r *Reconciler) prepareRecover(ctx context.Context, o Order) (func() error,
 		return nil, err
 	}
 	return func() error {
-		repo.polling.Lock()
-		defer repo.polling.Unlock()
 		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: o.To, Seen: seen}); err != nil {
 			return err
 		}
 		repo.broken, repo.refusal = nil, nil
-		repo.note(func(st *RepositoryStatus) { st.Verified, st.Enforced, st.Message, st.Hint = o.To, "", "", "" })
+		repo.note(func(st *RepositoryStatus) {
+			st.Verified, st.seen, st.Enforced, st.Message, st.Hint = o.To, seen, "", "", ""
+		})
 		if err := r.overMarks(ctx, repo, o.To); err != nil {
 			return err
 		}

@@ -1,13 +1,18 @@
 package reconciler
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/policy/gate"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -67,15 +72,15 @@ func TestSuspensionEnds(t *testing.T) {
 
 func TestRevocationWithdrawsWhatRuns(t *testing.T) {
 	t.Parallel()
-	key := verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:0a"}
+	key := verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:" + strings.Repeat("0a", 32)}
 	for _, c := range []struct {
 		name   string
 		anchor verify.Anchor
-	}{{"key", key}, {"commit", verify.Anchor{Kind: verify.AnchorCommit, Value: "commit-1"}}} {
+	}{{"key", key}, {"commit", verify.Anchor{Kind: verify.AnchorCommit, Value: strings.Repeat("1", 40)}}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, "a")
-			b.evidence, b.rests = map[string]string{"a": "signed"}, []verify.Anchor{key, {Kind: verify.AnchorCommit, Value: "commit-1"}}
+			b.evidence, b.rests = map[string]string{"a": "signed"}, []verify.Anchor{key, {Kind: verify.AnchorCommit, Value: strings.Repeat("1", 40)}}
 			r := b.new()
 			stop := b.run(r)
 			b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
@@ -111,7 +116,7 @@ func TestRevocationWithdrawsWhatRuns(t *testing.T) {
 			}
 			// Evidence that rests on something else makes it well again.
 			b.with(func() {
-				b.evidence, b.rests = map[string]string{"a": "signed again"}, []verify.Anchor{{Kind: verify.AnchorKey, Value: "sha256:0b"}}
+				b.evidence, b.rests = map[string]string{"a": "signed again"}, []verify.Anchor{{Kind: verify.AnchorKey, Value: "sha256:" + strings.Repeat("0b", 32)}}
 			})
 			b.push(map[string]string{"a/object": "v2"})
 			b.until("it is well again", func() bool { return status(r, "a").Phase == Ready && b.object("a") == "v2" })
@@ -388,7 +393,7 @@ func TestDeniedStackIsLookedAtAgainWhenTheEvidenceChanges(t *testing.T) {
 	b.until("it is denied", func() bool { return status(r, "a").Phase == Denied })
 	s := r.stack("a")
 	r.lookAgain(t.Context(), s) // takes the first fingerprint, and judges once more
-	b.until("it was judged again", func() bool { return b.count("render a") == 2 && status(r, "a").Phase == Denied })
+	b.until("it was judged again", func() bool { return b.count("render a") == 2 && r.stack("a").failures() == 2 })
 	if again := r.lookAgain(t.Context(), s); again != lookAgainAfter {
 		t.Errorf("unchanged evidence is looked at after %s", again)
 	}
@@ -401,23 +406,35 @@ func TestDeniedStackIsLookedAtAgainWhenTheEvidenceChanges(t *testing.T) {
 }
 
 // A stack that goes on under another name in the same folder is no stack that is
-// gone: nothing is pruned, also when the daemon stops in between.
+// gone: nothing is pruned, and it goes on being enforced until the new name
+// stands, also when the daemon stops in between.
 func TestRenamedStack(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
 	b.prune["a"] = PruneDelete
 	_, stop := b.ready("a")
-	b.with(func() { b.alias["a"], b.aliasFrom = "new", 2 }) // it does not render under its new name
+	b.with(func() {
+		b.alias["a"], b.aliasFrom, b.dirs = "new", 2, map[string]string{"new": "a"}
+		b.denied["new"] = true
+	})
 	b.push(map[string]string{"a/object": "v2"})
-	b.until("the rename is seen", func() bool { return b.count("renounce a") == 1 })
+	b.until("the new name is denied", func() bool { return b.recorded(ledger.Refused, "new", "denied") > 0 })
+	b.drift("a", "moved")
+	b.until("the old one is still enforced", func() bool { return b.object("a") == "v1" })
 	stop()
+	clear(b.found)
 	r := b.new()
 	b.run(r)
-	b.until("it is seen again after a restart", func() bool { return b.count("renounce a") == 2 })
-	b.until("the new one is tried", func() bool { return status(r, "new").Message != "" })
-	if b.count("removal a") != 0 || b.object("a") != "v1" || status(r, "a").Phase != "" {
-		t.Errorf("the renamed stack was pruned: %q, %q", b.object("a"), status(r, "a").Phase)
+	b.untilPhase(r, "new", Denied)
+	b.drift("a", "moved")
+	b.until("it is after a restart", func() bool { return b.object("a") == "v1" })
+	if b.count("removal a") != 0 || b.count("renounce a") < 2 {
+		t.Error("the renamed stack was pruned before the new name stands")
 	}
+	b.with(func() { b.denied = map[string]bool{} })
+	b.push(map[string]string{"a/object": "v3"})
+	b.untilPhase(r, "new", Ready)
+	b.until("what only the old name has is removed", func() bool { return b.count("removal a") == 1 && status(r, "a").Stack == "" })
 }
 
 // Whoever is about to own something says so before anybody prunes.
@@ -432,5 +449,172 @@ func TestChangedStacksAreExpectedFirst(t *testing.T) {
 	b.until("the dependent is rendered, though its turn is far off", func() bool { return b.count("render c") > rendered })
 	if b.count("expect c") <= expected {
 		t.Error("it was not expected")
+	}
+}
+
+// A second rollback leads away from the same as the first, not from where that led.
+func TestRollbackAgain(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r, _ := b.ready("a")
+	for _, v := range []string{"v2", "v3"} {
+		b.push(map[string]string{"a/object": v})
+		b.until(v, func() bool { return b.object("a") == v && status(r, "a").Phase == Ready })
+	}
+	for _, back := range []struct{ commit, object string }{{"commit-2", "v2"}, {"commit-1", "v1"}} {
+		if err := obey(t, r, OrderRollback, "a", back.commit, "alice's"); err != nil {
+			t.Fatal(err)
+		}
+		b.until("back at "+back.commit, func() bool { return b.object("a") == back.object && status(r, "a").Phase == Ready })
+	}
+	// The same content under another commit is as bad.
+	b.push(map[string]string{"b": "unrelated"})
+	b.until("the next commit", func() bool { return r.Status().Repositories[0].Enforced == "commit-4" })
+	if err := obey(t, r, OrderRollback, "a", "commit-3", "alice's"); fault.KindOf(err) != fault.Denied {
+		t.Errorf("back to what was bad: %v", err)
+	}
+}
+
+// A name in another folder of an older commit is somebody else's.
+func TestRollbackKeepsToItsFolder(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "shop")
+	r, _ := b.ready("shop")
+	b.with(func() { b.alias["aaa"] = "shop" })
+	b.push(map[string]string{"aaa/object": "evil"})
+	b.untilPhase(r, "shop@repo/aaa", Invalid)
+	b.push(map[string]string{"aaa/object": "", "shop/object": "v2"})
+	b.until("v2", func() bool { return b.object("shop") == "v2" && status(r, "shop").Phase == Ready })
+	if err := obey(t, r, OrderRollback, "shop", "commit-2", "alice's"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("back", func() bool { return b.object("shop") == "v1" && status(r, "shop").Phase == Ready })
+	if got := status(r, "shop").Dir; got != "shop" {
+		t.Errorf("the rollback deployed folder %q", got)
+	}
+}
+
+// revoking has the bed's commits know what is revoked.
+func revoking(b *bed, r *Reconciler) {
+	inner := r.repos["repo"].Authorise
+	r.repos["repo"].Authorise = func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error) {
+		e, err := inner(ctx, from, head, seen)
+		e.RestsOn = []verify.Anchor{{Kind: verify.AnchorIdentity, Value: "signer of " + head}}
+		return e, errors.Join(err, r.Revocations.Check(e.RestsOn...))
+	}
+}
+
+// What rests on a revoked signer is still watched after a restart, and what does
+// not is still enforced; and it can be rolled back from.
+func TestRevokedHead(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	r := b.new()
+	revoking(b, r)
+	stop := b.run(r)
+	b.until("both are deployed", func() bool { return status(r, "a").Phase == Ready && status(r, "c").Phase == Ready })
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("v2", func() bool { return b.object("a") == "v2" && status(r, "a").Phase == Ready })
+	if stacks, err := r.Revoke(t.Context(), verify.Anchor{Kind: verify.AnchorIdentity, Value: "signer of commit-2"}, "left"); err != nil || len(stacks) != 1 {
+		t.Fatalf("Revoke: %v, %v", stacks, err)
+	}
+	stop()
+	clear(b.found)
+	r = b.new()
+	revoking(b, r)
+	b.run(r)
+	b.drift("c", "moved")
+	b.until("the other is still enforced", func() bool { return b.object("c") == "v1" })
+	b.drift("a", "moved")
+	b.until("its drift is known", func() bool { return len(status(r, "a").Findings) == 1 })
+	if err := obey(t, r, OrderRollback, "a", "commit-1", "alice's"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is back at what may be trusted", func() bool { return b.object("a") == "v1" && status(r, "a").Phase == Ready })
+}
+
+// A stack file that comes back while its stack is being removed wins.
+func TestStackThatIsBroughtBack(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	b.prune["a"] = PruneDelete
+	r, _ := b.ready("a", "c")
+	b.with(func() { b.denied["a"] = true }) // the removal is denied
+	b.push(map[string]string{"a/object": ""})
+	b.untilPhase(r, "a", Denied)
+	b.with(func() { b.denied = map[string]bool{} })
+	b.push(map[string]string{"a/object": "v1"})
+	b.untilPhase(r, "a", Ready)
+	r.queue.Add(request{removeStack, "a"}) // a late request is none of its business
+	b.drift("a", "moved")
+	b.until("it is enforced", func() bool { return b.object("a") == "v1" })
+}
+
+// A removal that a crash cut off goes on after the restart, and nothing is
+// restored meanwhile.
+func TestCrashInARemoval(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	b.prune["a"] = PruneDelete
+	r, stop := b.ready("a", "c")
+	b.with(func() { b.denied["a"] = true })
+	b.push(map[string]string{"a/object": ""})
+	b.untilPhase(r, "a", Denied)
+	stop()
+	b.with(func() { b.denied = map[string]bool{} })
+	b.open = []ledger.Numbered{{Index: 7, Entry: ledger.Entry{Type: ledger.Intent, Stack: "a", Outcome: gate.Removal, Bodies: map[string]digest.Digest{"commit": "sha256:x"}}}}
+	r = b.new()
+	b.run(r)
+	b.until("it is removed", func() bool { return b.object("a") == "" && status(r, "a").Stack == "" })
+}
+
+// What does not decode, or whose name is claimed twice, is not gone after a restart.
+func TestRestartMistakesNothingForGone(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*bed){
+		"a file that does not decode": func(b *bed) { b.with(func() { b.undecodable = "a" }); b.push(nil) },
+		"a name that is claimed twice": func(b *bed) {
+			b.with(func() { b.alias["aaa"] = "a" })
+			b.push(map[string]string{"aaa/object": "evil"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, "a")
+			b.prune["a"] = PruneDelete
+			_, stop := b.ready("a")
+			change(b)
+			stop()
+			clear(b.found)
+			r := b.new()
+			b.run(r)
+			b.drift("a", "moved")
+			b.until("it is still enforced", func() bool { return b.object("a") == "v1" })
+			if b.count("removal a") != 0 {
+				t.Error("it was removed")
+			}
+		})
+	}
+}
+
+// An apply that is being judged when the stack is suspended writes nothing.
+func TestSuspendStopsWhatIsJudged(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r, _ := b.ready("a")
+	s := r.stack("a")
+	s.live.work.Lock() // whoever is judged by now waits here
+	renders := b.count("plan a")
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("it is judged", func() bool { return b.count("plan a") > renders })
+	if err := r.Suspend(t.Context(), "a", "stop", time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	s.live.work.Unlock()
+	b.until("it says so", func() bool {
+		return b.count("plan a") > renders && strings.Contains(status(r, "a").Message, "suspended")
+	})
+	if got := b.object("a"); got != "v1" {
+		t.Errorf("it was made %q", got)
 	}
 }

@@ -81,7 +81,12 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 	s.remember(span)
 	defer func() { endSpan(span, r.Scrub, err) }()
 	if err := r.knows(ctx, b.Environment, s.repo); err != nil {
+		r.claim(ctx, s, b)
 		return nil, err
+	}
+	if err := r.Revocations.Check(b.commit.RestsOn...); err != nil {
+		r.claim(ctx, s, b)
+		return &Proposal{Commit: b.commit}, err
 	}
 	p, err = r.judge(ctx, s, b)
 	s.judged(p)
@@ -98,13 +103,32 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 
 	s.live.work.Lock()
 	defer s.live.work.Unlock()
-	if r.stack(s.Name) != s { // replaced meanwhile: the newer request is queued
-		return p, fault.New(fault.Waiting, "reconciler.deploy", "", "a newer request came in")
+	if err := r.stillAsked(s, b, p, typ); err != nil {
+		return p, err
 	}
 	if err := r.apply(ctx, s, b, p, typ); err != nil {
 		return p, err
 	}
 	return p, r.stand(ctx, s, b, p)
+}
+
+// stillAsked reports whether what was judged is what may be written now: while
+// it was judged the stack may have been replaced, suspended, or brought on.
+func (r *Reconciler) stillAsked(s *stack, b basis, p *Proposal, typ ledger.Type) error {
+	if sus := r.suspension(s.Name); sus != nil {
+		return sus.err()
+	}
+	newer := r.stack(s.Name) != s
+	if typ == ledger.Reverted { // back to what is enforced, and to nothing older
+		d := s.granted()
+		newer = newer || d == nil || d.snap != b.snap || d.target != b.target
+	} else if w := s.desired(); w.snap != b.snap {
+		newer = newer || !sameInputs(p.inputs, w.snap)
+	}
+	if newer {
+		return fault.New(fault.Waiting, "reconciler.deploy", "", "a newer request came in")
+	}
+	return nil
 }
 
 // judge renders, verifies, plans and has everything judged. It writes nothing.
@@ -171,6 +195,7 @@ func (r *Reconciler) verifyPlanned(ctx context.Context, b basis, p *Proposal) er
 	if err != nil {
 		return err
 	}
+	p.named = append(p.named, named...)
 	report, pins, err := r.verifyArtifacts(ctx, b, named)
 	p.Report.Evidence = append(p.Report.Evidence, report.Evidence...)
 	p.artifacts = append(p.artifacts, pinned(pins)...)
@@ -323,9 +348,9 @@ func (r *Reconciler) stand(ctx context.Context, s *stack, b basis, p *Proposal) 
 	if err := r.state.save(s, b, p); err != nil {
 		return err
 	}
-	if err := r.forgetOldName(s.Name); err != nil {
-		return err
-	}
+	r.mu.Lock()
+	delete(r.kept, s.Name) // it has its name by itself now
+	r.mu.Unlock()
 	d := &deployment{basis: b, rendered: p.rendered, inputs: p.inputs, at: time.Now(), rests: p.rests()}
 	before, over, trusted := s.stand(d)
 	r.ended(s, EventRecovered, over)
@@ -340,6 +365,7 @@ func (r *Reconciler) stand(ctx context.Context, s *stack, b basis, p *Proposal) 
 	_, span := r.child(ctx, "observe")
 	r.observe(s)
 	span.End()
+	r.endOldName(s.Name)
 	if before != nil && before.target != b.target {
 		closeTarget(before.target)
 	}

@@ -87,6 +87,9 @@ type Repository struct {
 	// Authorise proves who authorised the history from one commit (exclusive;
 	// empty: from the anchor) to head, which was first seen at a given time.
 	Authorise func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error)
+	// Follows checks that head is from or comes after it along first parents, and
+	// judges nothing.
+	Follows func(ctx context.Context, from, head string) error
 	// Discover returns the stacks of a snapshot whose commit was authorised. A
 	// stack that cannot run carries its Err; an error means that nothing could
 	// be discovered at all.
@@ -176,7 +179,8 @@ type Reconciler struct {
 	mu     sync.Mutex // guards the maps, not what they hold
 	repos  map[string]*repository
 	stacks map[string]*stack
-	before map[string]string // old names of stacks that were renamed and do not stand yet
+	before map[string]string     // old names of stacks that were renamed and do not stand yet, by new name
+	kept   map[string]stackState // what the state directory says about stacks, by name
 
 	queue      workqueue.TypedDelayingInterface[request] // nil: nothing runs by itself
 	repairs    workqueue.TypedInterface[string]
@@ -250,6 +254,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.metrics.staff(queueStacks, r.Workers)
 	r.metrics.staff(queueRepairs, repairWorkers)
 	r.resume(ctx)
+	r.awaitResumption()
 	close(r.ready)
 
 	var workers sync.WaitGroup
@@ -313,7 +318,7 @@ func (r *Reconciler) handle(ctx context.Context, req request) (again time.Durati
 		return sus.untilResumed()
 	}
 	if req.kind == removeStack {
-		return r.settle(ctx, s, guarded(s, func() error { return r.remove(ctx, s) }))
+		return r.end(ctx, s)
 	}
 	return r.settle(ctx, s, guarded(s, func() error { return r.reconcile(ctx, s) }))
 }
@@ -425,9 +430,9 @@ func (r *Reconciler) closeDangling(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// A repair, which has no judgement of its own, leads back to what is kept:
-		// only an apply leaves it in doubt.
-		if _, judged := n.Entry.Bodies["commit"]; judged {
+		// A repair, which has no judgement of its own, leads back to what is kept, and
+		// a removal needs it to go on: only an apply leaves it in doubt.
+		if _, judged := n.Entry.Bodies["commit"]; judged && n.Entry.Outcome != gate.Removal {
 			if err := r.state.forget(n.Entry.Stack); err != nil {
 				return err
 			}

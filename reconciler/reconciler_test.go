@@ -36,33 +36,35 @@ type bed struct {
 	t     *testing.T
 	state string
 
-	mu        sync.Mutex
-	files     map[string]string
-	commit    int
-	down      bool
-	refuse    string // a commit that nobody authorised
-	live      map[string]string
-	calls     map[string]int
-	panics    string            // stack whose rendering panics
-	stale     map[string]int    // applies that find the world moved
-	denied    map[string]bool   // stacks that policy refuses
-	bad       map[string]error  // stacks that cannot run
-	depends   map[string]string // stack → dependency
-	alias     map[string]string // folder → name of the stack in it
-	lost      bool              // what was fetched before is gone
-	half      map[string]bool   // applies that fail half-way
-	history   map[string]map[string]string
-	found     map[string]func(targets.Finding)
-	entries   []ledger.Entry
-	open      []ledger.Numbered
-	evidence  map[string]string // artifact of each stack → what vouches for it; absent: nothing does
-	rests     []verify.Anchor   // what the evidence rests on
-	prune     map[string]Prune
-	last      time.Time       // of the ledger
-	aliasFrom int             // first commit with the aliases
-	lostlog   bool            // the ledger is not the one that signed what is known elsewhere
-	marks     map[string]Mark // nil: marks are not kept
-	events    []Event
+	mu          sync.Mutex
+	files       map[string]string
+	commit      int
+	down        bool
+	refuse      string // a commit that nobody authorised
+	live        map[string]string
+	calls       map[string]int
+	panics      string            // stack whose rendering panics
+	stale       map[string]int    // applies that find the world moved
+	denied      map[string]bool   // stacks that policy refuses
+	bad         map[string]error  // stacks that cannot run
+	depends     map[string]string // stack → dependency
+	alias       map[string]string // folder → name of the stack in it
+	lost        bool              // what was fetched before is gone
+	half        map[string]bool   // applies that fail half-way
+	history     map[string]map[string]string
+	found       map[string]func(targets.Finding)
+	entries     []ledger.Entry
+	open        []ledger.Numbered
+	evidence    map[string]string // artifact of each stack → what vouches for it; absent: nothing does
+	rests       []verify.Anchor   // what the evidence rests on
+	prune       map[string]Prune
+	last        time.Time         // of the ledger
+	undecodable string            // folder whose stack file does not decode
+	dirs        map[string]string // stack → folder of its object, if that is not its name
+	aliasFrom   int               // first commit with the aliases
+	lostlog     bool              // the ledger is not the one that signed what is known elsewhere
+	marks       map[string]Mark   // nil: marks are not kept
+	events      []Event
 }
 
 func newBed(t *testing.T, stacks ...string) *bed {
@@ -146,8 +148,24 @@ func (b *bed) Local(ctx context.Context, r sources.Revision) (*sources.Snapshot,
 type identified struct{ fstest.MapFS }
 
 func (i identified) ContentID(name string) (string, error) {
+	if info, err := fs.Stat(i.MapFS, name); err == nil && info.IsDir() {
+		return i.folderID(name)
+	}
 	b, err := fs.ReadFile(i.MapFS, name)
 	return digest.FromBytes(b).String(), err
+}
+
+// folderID binds everything below a folder, as the id of a Git tree does.
+func (i identified) folderID(dir string) (string, error) {
+	all := ""
+	err := fs.WalkDir(i.MapFS, dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			b, _ := fs.ReadFile(i.MapFS, p)
+			all += p + digest.FromBytes(b).String()
+		}
+		return err
+	})
+	return digest.FromString(all).String(), err
 }
 
 // The ledger.
@@ -282,6 +300,14 @@ func (b *bed) Evaluate(_ context.Context, in policy.Input) (policy.Decision, err
 type target struct {
 	b    *bed
 	name string
+	dir  string // of its object, if that is not its name
+}
+
+func (t target) folder() string {
+	if t.dir != "" {
+		return t.dir
+	}
+	return t.name
 }
 
 func (t target) call(what string) {
@@ -297,7 +323,7 @@ func (t target) oid() plan.ObjectID { return plan.ObjectID{Kind: "Object", Name:
 
 func (t target) Render(_ context.Context, s *sources.Snapshot) (targets.Rendered, error) {
 	t.call("render")
-	content, err := fs.ReadFile(s.FS, t.name+"/object")
+	content, err := fs.ReadFile(s.FS, t.folder()+"/object")
 	r := targets.Rendered{Stack: t.name, Environment: "e", Revision: s.Revision, Digest: digest.FromBytes(content), Private: string(content)}
 	t.b.mu.Lock()
 	defer t.b.mu.Unlock()
@@ -387,9 +413,13 @@ func (b *bed) discover(_ context.Context, snap *sources.Snapshot) ([]Stack, erro
 		if a := b.alias[dir]; a != "" && b.number(snap.Revision.ID) >= b.aliasFrom {
 			name = a
 		}
+		if dir == b.undecodable && b.number(snap.Revision.ID) > 1 {
+			out = append(out, Stack{Name: "repo/" + dir, Dir: dir, Err: fault.New(fault.Invalid, "", "", "unknown field")})
+			continue
+		}
 		s := Stack{
 			Name: name, Environment: "e", Dir: dir, TargetName: "fake", Key: dir + " " + name + b.depends[name], Drift: drift.Rules{Mode: drift.Revert}, Prune: b.prune[name],
-			Policy: b, Err: b.bad[name], Build: func() (targets.Target, error) { return target{b, name}, nil },
+			Policy: b, Err: b.bad[name], Build: func() (targets.Target, error) { return target{b: b, name: name, dir: b.dirs[name]}, nil },
 		}
 		if d := b.depends[name]; d != "" {
 			s.DependsOn = []string{d}
@@ -404,12 +434,15 @@ func (b *bed) new() *Reconciler {
 	r, err := New(Config{
 		Repositories: []Repository{{
 			Name: "repo", Interval: 5 * time.Millisecond, Source: b, Discover: b.discover,
-			Authorise: func(_ context.Context, from, head string, _ time.Time) (verify.Evidence, error) {
+			Follows: func(_ context.Context, from, head string) error {
+				if b.number(from) > b.number(head) {
+					return fault.New(fault.Denied, "", "", "%s does not come after %s", head, from)
+				}
+				return nil
+			},
+			Authorise: func(_ context.Context, _, head string, _ time.Time) (verify.Evidence, error) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
-				if from != "" && b.number(from) > b.number(head) {
-					return verify.Evidence{}, fault.New(fault.Denied, "", "", "%s does not come after %s", head, from)
-				}
 				if head == b.refuse {
 					return verify.Evidence{}, fault.New(fault.Denied, "", "", "nobody signed %s", head)
 				}
@@ -551,7 +584,7 @@ func (b *bed) drift(name, content string) {
 	})
 	var found func(targets.Finding)
 	b.with(func() { b.live[name] = content; found = b.found[name] })
-	found(targets.Finding{ID: target{b, name}.oid(), Class: targets.Modified, Fields: []plan.Field{{Path: "/v", From: content}}, Detected: time.Now()})
+	found(targets.Finding{ID: target{b: b, name: name}.oid(), Class: targets.Modified, Fields: []plan.Field{{Path: "/v", From: content}}, Detected: time.Now()})
 }
 
 func (b *bed) object(name string) string {
@@ -756,14 +789,18 @@ func TestNamesAcrossRepositories(t *testing.T) {
 	}
 }
 
-// A folder that moves in one commit keeps its stack.
+// A name does not move to another folder: who may change the one need not be
+// who may change the other.
 func TestFolderMoves(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, "shop")
-	r, _ := b.ready("shop")
+	b := newBed(t, "shop", "other", "third")
+	r, _ := b.ready("shop", "other", "third")
 	b.with(func() { b.alias["moved"] = "shop" })
 	b.push(map[string]string{"shop/object": "", "moved/object": "v1"})
-	b.until("the move", func() bool { return status(r, "shop").Dir == "moved" })
+	b.untilPhase(r, "shop", Held)
+	b.untilPhase(r, "shop@repo/moved", Invalid)
+	b.push(map[string]string{"moved/object": "", "shop/object": "v2"})
+	b.until("it goes on where it was", func() bool { return b.object("shop") == "v2" })
 }
 
 // What was fetched before is gone: the newest commit is taken again.

@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/sources"
+	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -279,7 +281,8 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	names := map[string]bool{}
-	for _, c := range r.owners(repo, found) {
+	found = r.owners(repo, found)
+	for i, c := range found {
 		names[c.Name] = true
 		old := r.stacks[c.Name]
 		if old != nil && c.Err == nil && old.Err == nil && old.Key == c.Key {
@@ -291,7 +294,13 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 		if old != nil {
 			s.inherit(old)
 		}
-		if s.build(); s.Err != nil && old != nil && old.granted() != nil {
+		s.build()
+		if was := r.calledBefore(s); was != "" && s.Err == nil {
+			s.Err = fault.WithStack(s.Name, fault.New(fault.Invalid, "reconciler.replace", "keep the name; or take the stack file away in one commit, and add it under the new name in another",
+				"the stack in %s is called %s, and what a %s stack deployed is kept under its name", s.Dir, was, s.TargetName))
+			found[i].Err = s.Err
+		}
+		if s.Err != nil && old != nil && old.granted() != nil {
 			old.refuse(rev, s.Err)
 			refused = append(refused, old)
 			continue
@@ -303,6 +312,8 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 			r.queue.AddAfter(request{compareStack, s.Name}, s.untilCompare(time.Now()))
 		}
 	}
+	maps.DeleteFunc(r.before, func(_, old string) bool { return names[old] })
+	var lost []*stack
 	for name, s := range r.stacks {
 		if s.repo != repo || names[name] {
 			continue
@@ -311,19 +322,61 @@ func (r *Reconciler) replace(ctx context.Context, repo string, rev sources.Revis
 			delete(r.stacks, name)
 			s.close()
 		} else if to, ok := renamed(s, found); ok {
-			r.rename(ctx, s, to)
+			r.rename(ctx, s, to, rev)
 		} else {
-			r.gone(ctx, s, rev)
+			lost = append(lost, s)
 		}
+	}
+	mass := r.massive(repo, lost)
+	for _, s := range lost {
+		sameFolder := slices.ContainsFunc(found, func(c asked) bool { return c.Dir == s.Dir })
+		r.gone(ctx, s, rev, mass || sameFolder)
 	}
 	return wanted, refused
 }
 
+// calledBefore returns the other name under which the folder of s has something
+// deployed, if its target cannot take that over under a new one.
+func (r *Reconciler) calledBefore(s *stack) string {
+	if _, ok := s.target.(targets.Claimer); ok || s.target == nil {
+		return ""
+	}
+	for name, o := range r.stacks {
+		if o.repo == s.repo && o.Dir == s.Dir && name != s.Name && o.granted() != nil {
+			return name
+		}
+	}
+	for name, k := range r.kept {
+		if k.Repository == s.repo && k.Dir == s.Dir && name != s.Name && r.stacks[name] == nil && r.stacks[s.Name] == nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// holder is the folder that has a stack's name.
+type holder struct {
+	repo, dir string
+	deployed  bool // something of it is in the world
+	held      bool // its stack file is gone
+}
+
+// holder returns who has a name: the stack that runs or, while the daemon
+// starts, the one that ran before. The caller holds r.mu.
+func (r *Reconciler) holder(name string) *holder {
+	if s := r.stacks[name]; s != nil {
+		return &holder{s.repo, s.Dir, s.granted() != nil, s.isHeld()}
+	}
+	if k, ok := r.kept[name]; ok {
+		return &holder{k.Repository, k.Dir, true, k.Held}
+	}
+	return nil
+}
+
 // owners decides who has a name. A name is what a stack's objects and its
-// Terraform state are kept under, so nobody may take it from a stack that runs:
-// it stays with the folder that has it. A folder may be moved, in the very
-// commits that remove the old one; whoever may change both has said so. The
-// caller holds r.mu.
+// Terraform state are kept under, so nobody may take it from a stack that has
+// something deployed: it stays with its folder until nothing is. Who may change
+// the one folder need not be who may change the other. The caller holds r.mu.
 func (r *Reconciler) owners(repo string, found []asked) []asked {
 	claims := map[string][]string{} // name → folders
 	for i, c := range found {
@@ -333,25 +386,33 @@ func (r *Reconciler) owners(repo string, found []asked) []asked {
 					found[i].Name = s.Name
 				}
 			}
+			for name, k := range r.kept {
+				if k.Repository == repo && k.Dir == c.Dir && r.stacks[name] == nil {
+					found[i].Name = name
+				}
+			}
 		}
 		claims[found[i].Name] = append(claims[found[i].Name], c.Dir)
 	}
 	for i, c := range found {
-		dirs, run := claims[c.Name], r.stacks[c.Name]
+		dirs, has := claims[c.Name], r.holder(c.Name)
 		var other string
 		switch {
-		case run != nil && run.repo == repo && run.Dir == c.Dir: // it has it
+		case has != nil && has.repo == repo && has.dir == c.Dir: // it has it
 			continue
-		case run != nil && run.repo != repo:
-			other = run.repo + "/" + run.Dir
-		case run != nil && run.isHeld():
-			other = run.repo + "/" + run.Dir + ", whose stack file is gone and whose objects are still there"
+		case has != nil && has.repo != repo:
+			other = has.repo + "/" + has.dir
+		case has != nil && has.deployed:
+			other = has.repo + "/" + has.dir
+			if has.held {
+				other += ", whose stack file is gone and whose objects are still there"
+			}
 		case len(dirs) > 1:
 			other = repo + "/" + dirs[slices.IndexFunc(dirs, func(d string) bool { return d != c.Dir })]
 		default:
 			continue
 		}
-		found[i].Err = fault.WithStack(c.Name, fault.New(fault.Invalid, "reconciler.replace", "give this stack another name",
+		found[i].Err = fault.WithStack(c.Name, fault.New(fault.Invalid, "reconciler.replace", "give this stack another name; to move a stack, let go of its objects (prune: orphan) and adopt them under the new one",
 			"the name of the stack in %s/%s is taken by %s", repo, c.Dir, other))
 		found[i].Name = c.Name + "@" + repo + "/" + c.Dir
 	}

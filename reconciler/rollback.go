@@ -3,9 +3,11 @@ package reconciler
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/sources"
 	"github.com/holdfast-dev/holdfast/verify"
 )
@@ -15,6 +17,7 @@ import (
 type rollback struct {
 	Repository string            `json:"repository"`
 	Stack      string            `json:"stack"`
+	Dir        string            `json:"dir"`    // its folder, then as now
 	To         string            `json:"to"`     // commit that it is kept at
 	From       string            `json:"from"`   // commit that it leads away from
 	Key        string            `json:"key"`    // of the request that it leads away from
@@ -22,6 +25,8 @@ type rollback struct {
 	Seen       time.Time         `json:"seen"`   // when To was first seen, as far as it is known
 	Reason     string            `json:"reason"`
 	Since      time.Time         `json:"since"`
+
+	broken error // it cannot be read: the stack is denied until a person decides
 }
 
 func (o *orders) rollBack(rb *rollback) {
@@ -45,10 +50,18 @@ func (o *orders) endRollback(stack string) {
 	delete(o.rollbacks, stack)
 }
 
-func (o *orders) wasLeft(stack, revision string) bool {
+// leftCommits returns the commits of a repository that rollbacks of a stack led
+// away from.
+func (o *orders) leftCommits(stack, repo string) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.left[stack+"@"+revision]
+	var out []string
+	for left := range o.left {
+		if commit, ok := strings.CutPrefix(left, stack+"@"+repo+"@"); ok {
+			out = append(out, commit)
+		}
+	}
+	return out
 }
 
 // prepareRollback checks that a stack may go back to o.To, and returns what
@@ -63,33 +76,66 @@ func (r *Reconciler) prepareRollback(ctx context.Context, o Order) (func() error
 	if o.Repository != s.repo {
 		return nil, fault.New(fault.Invalid, op, "", "stack %q is in repository %q", o.Stack, s.repo)
 	}
-	if r.orders.wasLeft(o.Stack, o.Repository+"@"+o.To) {
-		return nil, fault.New(fault.Denied, op, "go back to another commit, or fix it with a new one",
-			"an order led away from commit %s before", o.To)
-	}
 	seen, err := r.now()
 	if err != nil {
 		return nil, err
 	}
 	// The commit is a part of the history that was authorised, step by step.
-	if _, err := repo.Authorise(ctx, o.To, o.From, seen); err != nil {
+	if err := repo.Follows(ctx, o.To, o.From); err != nil {
 		return nil, fault.New(fault.KindOf(err), op, "name a commit of the branch that comes before the newest one", "commit %s is not one that the history of %s went through: %w", o.To, short(o.From), err)
 	}
-	if _, err := r.declared(ctx, repo, o.Stack, o.To, seen); err != nil {
+	back, err := r.declared(ctx, repo, o.Stack, s.Dir, o.To, seen)
+	if err != nil {
 		return nil, err
 	}
-	b := s.desired()
-	if b.snap == nil {
-		return nil, fault.New(fault.Waiting, op, "", "nothing was asked for yet")
+	if err := r.leftBefore(ctx, repo, back, seen); err != nil {
+		return nil, err
 	}
-	rb := &rollback{Repository: s.repo, Stack: s.Name, To: o.To, From: o.From, Key: b.Key, Inputs: r.inputsOf(ctx, s, b), Seen: seen, Reason: r.Scrub(o.Reason), Since: seen}
+	rb := &rollback{Repository: s.repo, Stack: s.Name, Dir: s.Dir, To: o.To, From: o.From, Seen: seen, Reason: r.Scrub(o.Reason), Since: seen}
+	if before := r.orders.rolledBack(s.Name); before != nil && before.broken == nil {
+		rb.Key, rb.Inputs = before.Key, before.Inputs // it still leads away from the same
+	} else {
+		b := s.desired()
+		if b.snap == nil || s.refused() != nil {
+			return nil, fault.New(fault.Waiting, op, "wait until the newest commit is taken, or fix it with a new one", "what the newest commit asks for is not known")
+		}
+		rb.Key, rb.Inputs = b.Key, r.inputsOf(ctx, s, b)
+	}
 	return func() error {
 		if err := r.state.saveRollback(rb); err != nil {
 			return err
 		}
 		r.orders.rollBack(rb)
-		return r.retake(ctx, repo)
+		if err := r.retake(ctx, repo); err != nil {
+			return err
+		}
+		if r.orders.rolledBack(s.Name) != rb {
+			return fault.New(fault.Waiting, op, "look at holdfast status, and sign another order if it is still needed", "a newer commit ended the rollback at once")
+		}
+		return nil
 	}, nil
+}
+
+// leftBefore refuses to go back to what an order led away from before: the same
+// request over the same content, whatever commit it is in.
+func (r *Reconciler) leftBefore(ctx context.Context, repo *repository, back basis, seen time.Time) error {
+	for _, commit := range r.orders.leftCommits(back.Name, repo.Name) {
+		bad, err := r.declared(ctx, repo, back.Name, back.Dir, commit, seen)
+		same := err == nil && bad.Key == back.Key && folderID(bad) == folderID(back) && folderID(back) != absent
+		if commit == back.snap.Revision.ID || same {
+			return fault.New(fault.Denied, "reconciler.rollback", "go back to another commit, or fix it with a new one",
+				"an order led away from commit %s before, and %s has the same", commit, back.snap.Revision.ID)
+		}
+	}
+	return nil
+}
+
+// folderID identifies the content of a stack's folder.
+func folderID(b basis) string {
+	if ids, ok := b.snap.FS.(sources.Identified); ok {
+		return contentID(ids, b.Dir)
+	}
+	return b.snap.Tree.String()
 }
 
 func short(id string) string { return id[:min(len(id), 12)] }
@@ -108,28 +154,32 @@ func (r *Reconciler) inputsOf(ctx context.Context, s *stack, b basis) map[string
 	}); err == nil {
 		return track.inputs()
 	}
-	if ids, ok := b.snap.FS.(sources.Identified); ok {
-		return map[string]string{b.Dir: contentID(ids, b.Dir)}
+	if _, ok := b.snap.FS.(sources.Identified); ok {
+		return map[string]string{b.Dir: folderID(b)}
 	}
 	return map[string]string{".": b.snap.Tree.String()}
 }
 
-// declared returns the stack as an older commit declares it.
-func (r *Reconciler) declared(ctx context.Context, repo *repository, name, commit string, seen time.Time) (basis, error) {
+// declared returns the stack as an older commit declares it, in the folder that
+// it has now: the same name in another is somebody else's.
+func (r *Reconciler) declared(ctx context.Context, repo *repository, name, dir, commit string, seen time.Time) (basis, error) {
 	snap, evidence, err := r.past(ctx, repo, commit, seen)
 	if err != nil {
 		return basis{}, err
+	}
+	if !evidence.Verified() {
+		return basis{}, fault.New(fault.Denied, "reconciler.rollback", "name another commit", "commit %s, or who signed it, was %w", commit, verify.ErrRevoked)
 	}
 	found, err := repo.Discover(ctx, snap)
 	if err != nil {
 		return basis{}, err
 	}
 	for _, c := range found {
-		if c.Name == name {
+		if c.Name == name && c.Dir == dir {
 			return basis{Stack: c, snap: snap, commit: evidence, seen: seen}, c.Err
 		}
 	}
-	return basis{}, fault.New(fault.Invalid, "reconciler.rollback", "name a commit that has the stack", "commit %s declares no stack %q", commit, name)
+	return basis{}, fault.New(fault.Invalid, "reconciler.rollback", "name a commit that has the stack", "commit %s declares no stack %q in %s", commit, name, dir)
 }
 
 // asked is what a stack is asked to become.
@@ -148,7 +198,12 @@ func (r *Reconciler) heldBack(ctx context.Context, repo *repository, snap *sourc
 	for _, c := range found {
 		a := asked{Stack: c, snap: snap, commit: commit, seen: seen}
 		rb := r.orders.rolledBack(c.Name)
-		if rb == nil || rb.Repository != repo.Name || c.Err != nil {
+		if rb != nil && rb.broken != nil {
+			a.Err = fault.WithStack(c.Name, rb.broken)
+			out = append(out, a)
+			continue
+		}
+		if rb == nil || rb.Repository != repo.Name || rb.Dir != c.Dir || c.Err != nil {
 			out = append(out, a)
 			continue
 		}
@@ -157,7 +212,7 @@ func (r *Reconciler) heldBack(ctx context.Context, repo *repository, snap *sourc
 			out = append(out, a)
 			continue
 		}
-		b, err := r.declared(ctx, repo, c.Name, rb.To, rb.Seen)
+		b, err := r.declared(ctx, repo, c.Name, rb.Dir, rb.To, rb.Seen)
 		if err != nil {
 			a.Err = fault.WithStack(c.Name, fault.Wrap(fault.Denied, "reconciler.rollback", "sign another order", err))
 		} else {
@@ -174,12 +229,13 @@ func (r *Reconciler) endRollback(ctx context.Context, rb *rollback, commit strin
 		r.Log.WarnContext(ctx, "state not written", slog.String("stack", rb.Stack), slog.String("error", err.Error()))
 	}
 	r.Log.InfoContext(ctx, "rollback ended", slog.String("stack", rb.Stack), slog.String("commit", commit))
+	r.recordLater(ctx, ledger.Entry{Type: ledger.Decided, Stack: rb.Stack, Revision: rb.Repository + "@" + commit, Outcome: "rollback-ended", Subject: rb.To,
+		Note: "a newer commit changes the stack"}, nil)
 }
 
-// retake takes the newest verified commit once more, under changed orders.
+// retake takes the newest verified commit once more, under changed orders. The
+// caller holds repo.polling.
 func (r *Reconciler) retake(ctx context.Context, repo *repository) error {
-	repo.polling.Lock()
-	defer repo.polling.Unlock()
 	st := repo.snapshotStatus()
 	snap, commit, err := r.past(ctx, repo, st.Verified, repo.snapshotSeen())
 	if err != nil {

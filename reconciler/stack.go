@@ -113,6 +113,8 @@ type stack struct {
 	status    Status
 	attempts  int
 	held      bool
+	renamed   bool             // it goes on under another name, which stands
+	expected  bool             // others wait for its rendering before they prune
 	last      *Proposal        // what the last judgement reached
 	unproven  *Proposal        // what the judgement reached that denied it
 	looked    digest.Digest    // fingerprint of the evidence before the newest judgement

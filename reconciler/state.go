@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,11 +42,26 @@ type stackState struct {
 	Rendered   digest.Digest             `json:"rendered"`
 	Pins       map[string]verify.Subject `json:"pins,omitempty"`
 	Rests      []verify.Anchor           `json:"rests,omitempty"`
-	Saved      time.Time                 `json:"saved"`
+	// Held says that the stack file is gone. Keep says that it was gone with so
+	// many others that nothing is deleted, and Removing that a removal began.
+	Held     bool      `json:"held,omitempty"`
+	Keep     bool      `json:"keep,omitempty"`
+	Removing bool      `json:"removing,omitempty"`
+	Saved    time.Time `json:"saved"`
 }
 
 func (d stateDir) path(kind, name string) string {
 	return filepath.Join(string(d), kind, name+".json")
+}
+
+// update changes what is kept about a stack, if anything is.
+func (d stateDir) update(stack string, change func(*stackState)) error {
+	var st stackState
+	if err := d.read(d.path("stacks", stack), &st); err != nil || st.Repository == "" {
+		return err
+	}
+	change(&st)
+	return d.write(d.path("stacks", stack), st)
 }
 
 func (d stateDir) save(s *stack, b basis, p *Proposal) error {
@@ -115,16 +131,15 @@ func (d stateDir) rollbacks() ([]*rollback, error) {
 		return nil, fmt.Errorf("read state: %w", err)
 	}
 	var out []*rollback
-	var errs []error
 	for _, f := range files {
 		rb := &rollback{}
 		if err := d.read(f, rb); err != nil {
-			errs = append(errs, err)
-			continue
+			rb = &rollback{Stack: strings.TrimSuffix(filepath.Base(f), ".json"), broken: fault.Wrap(fault.Denied, "reconciler.rollback",
+				"sign the rollback again, or remove the file to have the newest commit applied", err)}
 		}
 		out = append(out, rb)
 	}
-	return out, errors.Join(errs...)
+	return out, nil
 }
 
 func (d stateDir) read(path string, v any) error {
@@ -196,6 +211,7 @@ func (r *Reconciler) resume(ctx context.Context) {
 	if err := r.state.tidy(); err != nil {
 		r.Log.WarnContext(ctx, "unfinished files are left in the state directory", slog.String("error", err.Error()))
 	}
+	r.keep(ctx)
 	for _, c := range r.Repositories {
 		repo := r.repository(c.Name)
 		st, err := r.state.repository(repo.Name)
@@ -210,14 +226,26 @@ func (r *Reconciler) resume(ctx context.Context) {
 	}
 }
 
+// keep reads what the state directory says about stacks, before any of them is
+// discovered: their names are taken.
+func (r *Reconciler) keep(ctx context.Context) {
+	kept := map[string]stackState{}
+	for _, c := range r.Repositories {
+		stacks, err := r.state.stacks(c.Name)
+		if err != nil {
+			r.Log.WarnContext(ctx, "stack state not read", slog.String("repository", c.Name), slog.String("error", err.Error()))
+		}
+		maps.Copy(kept, stacks)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.kept = kept
+}
+
 func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st repositoryState) error {
 	// The mark is remembered first: whatever fails below, history does not
 	// start over.
 	repo.note(func(s *RepositoryStatus) { s.Verified, s.seen = st.Verified, st.Seen })
-	kept, err := r.state.stacks(repo.Name)
-	if err != nil {
-		r.Log.WarnContext(ctx, "stack state not read", slog.String("repository", repo.Name), slog.String("error", err.Error()))
-	}
 	newest, commit, err := r.past(ctx, repo, st.Verified, st.Seen)
 	if err != nil {
 		return err
@@ -226,12 +254,16 @@ func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st 
 	if err := r.take(ctx, repo, newest, commit, st.Seen); err != nil {
 		return err
 	}
-	history := &past{r: r, repo: repo, found: map[string][]basis{}}
-	for name, st := range kept {
+	history := &past{r: r, repo: repo, newest: newest.Revision, found: map[string][]basis{}}
+	for name, st := range r.kept {
+		if st.Repository != repo.Name {
+			continue
+		}
 		if err := r.resumeStack(ctx, history, name, st); err != nil {
 			r.Log.WarnContext(ctx, "stack not taken up", slog.String("stack", name), slog.String("error", r.Scrub(err.Error())))
 		}
 	}
+	r.endOldNames()
 	return nil
 }
 
@@ -243,14 +275,20 @@ func (r *Reconciler) past(ctx context.Context, repo *repository, id string, seen
 		return nil, verify.Evidence{}, err
 	}
 	commit, err := repo.Authorise(ctx, id, id, seen)
+	if errors.Is(err, verify.ErrRevoked) {
+		// What ran by it goes on being watched. Its evidence is not verified, and so
+		// nothing new is granted by it.
+		return snap, verify.Evidence{Subject: verify.Subject{Kind: "commit", Reference: id}}, nil
+	}
 	return snap, commit, err
 }
 
 // past finds stacks as older commits declared them, and discovers each commit once.
 type past struct {
-	r     *Reconciler
-	repo  *repository
-	found map[string][]basis // by commit
+	r      *Reconciler
+	repo   *repository
+	newest sources.Revision
+	found  map[string][]basis // by commit
 }
 
 func (p *past) basis(ctx context.Context, name string, st stackState) (basis, error) {
@@ -290,10 +328,8 @@ func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string
 		}
 	}()
 	s := r.stack(name)
-	if s == nil {
-		if now := r.inFolder(history.repo.Name, st.Dir); now != nil {
-			return r.resumeRenamed(ctx, history, name, now.Name, st)
-		}
+	if s != nil && s.repo != st.Repository {
+		return fault.New(fault.Invalid, "reconciler.resume", "", "the name belongs to repository %s", st.Repository)
 	}
 	if s != nil && s.refused() == nil && s.Key == st.Key {
 		// What the newest commit renders to, and whether it can be rendered and
@@ -308,6 +344,7 @@ func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string
 	}
 	if s == nil { // the newest commit does not declare it any more
 		s = newStack(history.repo.Name, b.Stack)
+		s.target = b.target
 		s.want(b.snap, b.commit, b.seen)
 	}
 	ok, err := r.takeUp(ctx, s, b, st)
@@ -315,12 +352,19 @@ func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string
 		closeTarget(b.target)
 		return err
 	}
-	if r.stack(name) == nil {
-		r.gone(ctx, s, sources.Revision{Source: history.repo.Name, ID: st.Revision})
-		r.mu.Lock()
-		r.stacks[name] = s
-		r.mu.Unlock()
+	if r.stack(name) != nil {
+		return nil
 	}
+	r.mu.Lock()
+	r.stacks[name] = s
+	r.mu.Unlock()
+	if now := r.inFolder(s); now != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.rename(ctx, s, now.Name, history.newest)
+		return nil
+	}
+	r.heldAgain(s, history.newest, st)
 	return nil
 }
 
@@ -339,6 +383,10 @@ func (r *Reconciler) takeUp(ctx context.Context, s *stack, b basis, st stackStat
 		return false, err
 	}
 	d := &deployment{basis: b, rendered: rendered, inputs: track.inputs(), at: st.Saved, rests: st.Rests}
+	if st.Removing { // it goes on being removed: nothing of it is restored
+		s.stand(d)
+		return true, nil
+	}
 	if err := r.Revocations.Check(st.Rests...); err != nil {
 		s.stand(d)
 		s.revoked(d, err)

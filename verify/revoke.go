@@ -3,10 +3,14 @@ package verify
 import (
 	"cmp"
 	"errors"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
@@ -15,6 +19,9 @@ import (
 // it looks for: none at all, not evidence that is wrong. It may still come:
 // build systems push first and sign seconds later.
 var ErrMissing = errors.New("the evidence is missing")
+
+// ErrRevoked is wrapped by what is denied because a person took trust away.
+var ErrRevoked = errors.New("revoked")
 
 // AnchorKind is a kind of thing that trust rests on.
 type AnchorKind string
@@ -119,7 +126,7 @@ func (r *Revocations) Check(anchors ...Anchor) error {
 		if i, ok := r.by[a.normal()]; ok {
 			v := r.list[i]
 			return fault.New(fault.Denied, "verify.Revocations", "replace what rests on it: sign anew with another key, or deploy another version",
-				"%s was revoked on %s: %s", v.Anchor, v.Time.Format(time.DateOnly), v.Reason)
+				"%s was %w on %s: %s", v.Anchor, ErrRevoked, v.Time.Format(time.DateOnly), v.Reason)
 		}
 	}
 	return nil
@@ -133,4 +140,36 @@ func (r *Revocations) List() []Revocation {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return append([]Revocation{}, r.list...)
+}
+
+var (
+	commitID    = regexp.MustCompile(`^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$`)
+	fingerprint = regexp.MustCompile(`^(SHA256:[A-Za-z0-9+/]{43}|sha256:[0-9a-fA-F]{64}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64})$`)
+)
+
+// Validate refuses an anchor that nothing could ever rest on: a shortened commit
+// id, a digest without its algorithm, a fingerprint of another form.
+func (a Anchor) Validate() error {
+	n := a.normal()
+	switch a.Kind {
+	case AnchorKey:
+		if !fingerprint.MatchString(n.Value) {
+			return fmt.Errorf("%q is no fingerprint: SHA256:… of an SSH key, 40 hex digits of an OpenPGP key, sha256:… of the DER encoding of another", a.Value)
+		}
+	case AnchorIdentity:
+		if strings.TrimSpace(a.Value) == "" {
+			return errors.New("the identity is empty")
+		}
+	case AnchorDigest, AnchorPolicy:
+		if digest.Digest(n.Value).Validate() != nil {
+			return fmt.Errorf("%q is no digest: sha256: and 64 hex digits", a.Value)
+		}
+	case AnchorCommit:
+		if !commitID.MatchString(n.Value) {
+			return fmt.Errorf("%q is no full commit id", a.Value)
+		}
+	default:
+		return fmt.Errorf("%q cannot be revoked: it is none of key, identity, digest, commit and policy", a.Kind)
+	}
+	return nil
 }

@@ -107,14 +107,15 @@ func (a *app) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	recorded := maskedLedger{measured, a.secrets.scrub}
 	if a.herald, err = newHerald(a.cfg, a.secrets, a.log, a.registry, a.targets); err != nil {
 		return err
 	}
 	a.reconciler, err = reconciler.New(reconciler.Config{
 		Repositories: repos,
 		Artifacts:    artifacts,
-		Gate:         gate.New(measured, gate.Limits{MaxDeletes: a.cfg.Limits.MaxDeletes, MaxDeleteShare: a.cfg.Limits.MaxDeleteShare}),
-		Ledger:       measured,
+		Gate:         gate.New(recorded, gate.Limits{MaxDeletes: a.cfg.Limits.MaxDeletes, MaxDeleteShare: a.cfg.Limits.MaxDeleteShare}),
+		Ledger:       recorded,
 		StateDir:     filepath.Join(a.cfg.StateDir, "reconciler"),
 		Workers:      a.cfg.Workers,
 		Log:          a.log,

@@ -175,7 +175,7 @@ func (a *app) publicHandler() http.Handler {
 			return
 		}
 		o := a.reconciler.Status()
-		answer(w, o)
+		answer(w, a.secrets.scrub, o)
 	})
 	return mux
 }
@@ -209,11 +209,11 @@ func (a *app) socketHandler(daemon context.Context) http.Handler {
 		defer starting.Stop()
 		select {
 		case <-a.reconciler.Ready():
-			answer(w, a.do(ctx, c))
+			answer(w, a.secrets.scrub, a.do(ctx, c))
 		case <-ctx.Done():
 		case <-starting.C:
 			err := fault.New(fault.Waiting, "holdfast", "try again in a moment", "the daemon is starting")
-			answer(w, reply{Error: newReplyError(err, a.secrets.scrub)})
+			answer(w, a.secrets.scrub, reply{Error: newReplyError(err, a.secrets.scrub)})
 		}
 	})
 	mux.HandleFunc("GET /v1/logs", a.serveLogs)
@@ -269,11 +269,6 @@ func (a *app) do(ctx context.Context, c command) reply {
 	}
 	out.Error = newReplyError(err, a.secrets.scrub)
 	return out
-}
-
-func answer(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // the client is gone
 }
 
 // dial asks the daemon behind a socket. ok is false if there is none.

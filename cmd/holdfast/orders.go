@@ -142,6 +142,9 @@ more, its drift is reported, nothing is deleted, and people are told.
 				}
 			} else if out.Error == nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "revoked %s %s\n", args[0], args[1])
+				if len(out.Stacks) == 0 {
+					fmt.Fprintln(cmd.OutOrStdout(), "  nothing that runs rests on it")
+				}
 				for _, s := range out.Stacks {
 					fmt.Fprintf(cmd.OutOrStdout(), "  %s runs what rests on it: it is not restored any more\n", s)
 				}

@@ -47,6 +47,7 @@ func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps 
 		Authorise: func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error) {
 			return verifier.Verify(ctx, src, from, head, seen)
 		},
+		Follows:  func(ctx context.Context, from, head string) error { return verifier.Follows(ctx, src, from, head) },
 		Discover: d.discover,
 	}, nil
 }

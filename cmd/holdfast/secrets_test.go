@@ -242,6 +242,13 @@ func TestSecretsAppearNowhere(t *testing.T) {
 	s.eventually("the notification", func() bool { return strings.Contains(s.receiver.String(), "vetoed") })
 	s.listen()
 
+	// What only the masks at the sinks keep in: a configuration that quotes.
+	s.commit(s.quotingSite())
+	s.says("quoting", "no such thing: .*masked.*masked.*masked", reconciler.Failed, reconciler.Invalid)
+	s.ask("plan", "quoting", "-o", "json")
+	s.ask("logs", "quoting")
+	s.fetch("/v1/status")
+
 	// kill -9 while Terraform has a plan file open.
 	s.commit(s.slowSite())
 	s.eventually("the apply", func() bool { return strings.Contains(s.log.String(), "time_sleep.slow: Creating") })
@@ -300,6 +307,39 @@ func (s *secretive) veto() {
 		_, err := s.live.Resource(resourceOf("secret")).Namespace(s.w.Namespace).Create(s.t.Context(), probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err != nil
 	})
+}
+
+// quotingSite is a Terraform stack that fails with a secret in its message.
+func (s *secretive) quotingSite() map[string]string {
+	s.t.Helper()
+	lock, err := s.w.Lock()
+	must(s.t, err)
+	return map[string]string{
+		"infra/quoting/stack.yaml":          "apiVersion: holdfast.dev/v1alpha1\nkind: Stack\nmetadata: {name: quoting}\nspec:\n  environment: production\n  terraform: {root: ., credentials: shop}\n",
+		"infra/quoting/.terraform.lock.hcl": lock,
+		"infra/quoting/main.tf": `terraform {
+  required_providers {
+    local = { source = "hashicorp/local" }
+  }
+}
+variable "site_dir" { type = string }
+variable "password" {
+  type      = string
+  sensitive = true
+}
+locals { plain = nonsensitive(var.password) }
+resource "local_file" "quoting" {
+  filename = "${var.site_dir}/quoting"
+  content  = "x"
+  lifecycle {
+    precondition {
+      condition     = local.plain == ""
+      error_message = "no such thing: ${local.plain} ${base64encode("user:${local.plain}")} ${urlencode(local.plain)} ${jsonencode({ a = local.plain })}"
+    }
+  }
+}
+`,
+	}
 }
 
 // slowSite is a Terraform stack that has a secret and takes its time.

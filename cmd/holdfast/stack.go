@@ -95,7 +95,7 @@ func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 	if out.Error == nil {
 		out.Error = newReplyError(syncErr, sec.scrub)
 	}
-	return out, nil
+	return out.masked(sec.scrub)
 }
 
 func newPlan() *cobra.Command {

@@ -55,12 +55,15 @@ var rules = []rule{
 	{"name", leaveAlone, Identity.hasOwnName},
 	{"subject", leaveAlone, Identity.bindsOwnAccount},
 	{"role reference", leaveAlone, Identity.bindsOwnRole},
+	{"strong role", scopeIt, Identity.bindsStrongRole},
+	{"broad group", "name a group of your own, or a RoleBinding in the namespaces that need it", Identity.bindsBroadGroup},
 	{"resource names", leaveAlone, Identity.namesOwnObjects},
 	{"API group", leaveAlone, Identity.inOwnGroup},
 	{"mark", "remove it", Identity.hasOwnMark},
 	{"selector", leaveAlone, Identity.selectsOwnMark},
 	{"service", leaveAlone, Identity.callsOwnService},
 	{"admission", "", Identity.interceptsOwnObjects},
+	{"admission of roles", "leave clusterroles and clusterrolebindings out, or use scope: Namespaced, or an objectSelector for a label of yours", Identity.interceptsOwnRoles},
 	{"API service", "leave the API server's own groups alone", Identity.replacesBuiltinGroup},
 	{"volume", leaveAlone, Identity.claimsOwnVolume},
 }
@@ -90,7 +93,7 @@ func (id Identity) inOwnNamespace(o Object) string {
 	return ""
 }
 
-func isRBAC(gk schema.GroupKind) bool { return gk.Group == "rbac.authorization.k8s.io" }
+func isRBAC(gk schema.GroupKind) bool { return gk.Group == rbacGroup }
 
 func isAdmission(gk schema.GroupKind) bool { return gk.Group == "admissionregistration.k8s.io" }
 
@@ -118,6 +121,9 @@ func (id Identity) hasOwnName(o Object) string {
 	}
 	return ""
 }
+
+// accountGroup is the group of the accounts of the namespace that follows.
+const accountGroup = "system:serviceaccounts:"
 
 // account splits "system:serviceaccount:NS:NAME".
 func account(user string) (namespace, name string, ok bool) {
@@ -147,7 +153,7 @@ func (id Identity) bindsOwnAccount(o Object) string {
 				return why
 			}
 		case "Group":
-			if who == "system:serviceaccounts:"+id.Namespace {
+			if who == accountGroup+id.Namespace || isAccount && who == accountGroup+ns {
 				return why
 			}
 		default:
@@ -328,40 +334,82 @@ func (id Identity) callsOwnService(o Object) string {
 const namespaceNameLabel = "kubernetes.io/metadata.name"
 
 // interceptsOwnObjects refuses admission webhooks and policies that could alter
-// or hold up what Holdfast's own namespace holds. A selector is judged by the
-// labels that the namespace and the objects there are known to have.
+// or hold up Holdfast's own namespace and what it holds. A selector is judged by
+// the labels that the namespace and the objects there are known to have.
 func (id Identity) interceptsOwnObjects(o Object) string {
-	if !isAdmission(o.GroupKind) {
+	who, by := intercepts(o, func(m map[string]any, rules []map[string]any) bool {
+		if !selects(m["namespaceSelector"], labels.Set{namespaceNameLabel: id.Namespace}) {
+			return false
+		}
+		return slices.ContainsFunc(rules, inNamespace) && selects(m["objectSelector"], ownLabels) ||
+			slices.ContainsFunc(rules, onNamespaces) && selects(m["objectSelector"], labels.Set{namespaceNameLabel: id.Namespace})
+	})
+	if !by {
 		return ""
 	}
-	for _, w := range listAt(o.Content, "webhooks") {
-		if id.intercepts(w, "rules") {
-			return fmt.Sprintf("the webhook %v intercepts objects in %s, Holdfast's own namespace", w["name"], id.Namespace)
-		}
-	}
-	if match, ok, _ := unstructured.NestedMap(o.Content, "spec", "matchConstraints"); ok && id.intercepts(match, "resourceRules") {
-		return "the policy judges objects in " + id.Namespace + ", Holdfast's own namespace"
-	}
-	return ""
+	return who + " intercepts objects in " + id.Namespace + ", Holdfast's own namespace, or the namespace itself"
 }
 
-func (id Identity) intercepts(m map[string]any, list string) bool {
-	covers := slices.ContainsFunc(listAt(m, list), func(rule map[string]any) bool {
-		ofOurs := slices.ContainsFunc(stringsAt(rule, "apiGroups"), func(g string) bool { return g == "*" || slices.Contains(ownGroups, g) })
-		inNamespace := slices.ContainsFunc(stringsAt(rule, "resources"), func(r string) bool {
+// interceptsOwnRoles refuses those that could hold up Holdfast's own cluster
+// roles and bindings. Namespace selectors say nothing about them (Kubernetes,
+// "Matching requests: namespaceSelector").
+func (id Identity) interceptsOwnRoles(o Object) string {
+	who, by := intercepts(o, func(m map[string]any, rules []map[string]any) bool {
+		return slices.ContainsFunc(rules, onClusterRoles) && (selects(m["objectSelector"], ownLabels) || selects(m["objectSelector"], labels.Set{}))
+	})
+	if !by {
+		return ""
+	}
+	return who + " intercepts cluster roles or their bindings, Holdfast's own among them"
+}
+
+// intercepts returns what in o, a webhook or an admission policy, reaches by
+// what it matches and by its rules.
+func intercepts(o Object, reaches func(match map[string]any, rules []map[string]any) bool) (who string, by bool) {
+	if !isAdmission(o.GroupKind) {
+		return "", false
+	}
+	for _, w := range listAt(o.Content, "webhooks") {
+		if reaches(w, listAt(w, "rules")) {
+			return fmt.Sprintf("the webhook %v", w["name"]), true
+		}
+	}
+	match, ok, _ := unstructured.NestedMap(o.Content, "spec", "matchConstraints")
+	return "the policy", ok && reaches(match, listAt(match, "resourceRules"))
+}
+
+// inNamespace reports whether a rule covers what Holdfast's namespace holds.
+func inNamespace(rule map[string]any) bool {
+	return anyOf(stringsAt(rule, "apiGroups"), ownGroups...) && rule["scope"] != "Cluster" &&
+		slices.ContainsFunc(stringsAt(rule, "resources"), func(r string) bool {
 			r, _, _ = strings.Cut(r, "/")
 			return !slices.Contains(clusterResources, r)
 		})
-		return ofOurs && inNamespace && rule["scope"] != "Cluster"
-	})
-	return covers && selects(m["namespaceSelector"], labels.Set{namespaceNameLabel: id.Namespace}) &&
-		selects(m["objectSelector"], labels.Set{"app.kubernetes.io/name": "holdfast", "app.kubernetes.io/managed-by": "holdfast"})
 }
+
+func onNamespaces(rule map[string]any) bool { return ofCluster(rule, "", "namespaces") }
+
+func onClusterRoles(rule map[string]any) bool {
+	return ofCluster(rule, rbacGroup, "clusterroles", "clusterrolebindings")
+}
+
+// ofCluster reports whether a rule covers one of the resources, which have no
+// namespace.
+func ofCluster(rule map[string]any, group string, resources ...string) bool {
+	return anyOf(stringsAt(rule, "apiGroups"), group) && rule["scope"] != "Namespaced" &&
+		slices.ContainsFunc(stringsAt(rule, "resources"), func(r string) bool {
+			r, _, _ = strings.Cut(r, "/")
+			return r == "*" || slices.Contains(resources, r)
+		})
+}
+
+// ownLabels are the labels that objects in Holdfast's namespace may have.
+var ownLabels = labels.Set{"app.kubernetes.io/name": "holdfast", "app.kubernetes.io/managed-by": "holdfast"}
 
 var (
 	// ownGroups are the API groups of what Holdfast's namespace holds: its pods,
 	// inventories, accounts, roles, leases and events.
-	ownGroups        = []string{"", "apps", "batch", "coordination.k8s.io", "events.k8s.io", "rbac.authorization.k8s.io"}
+	ownGroups        = []string{"", "apps", "batch", "coordination.k8s.io", "events.k8s.io", rbacGroup}
 	clusterResources = []string{"namespaces", "nodes", "persistentvolumes", "componentstatuses", "clusterroles", "clusterrolebindings"}
 )
 

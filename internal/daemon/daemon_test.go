@@ -29,6 +29,10 @@ const (
 	admission = "apiVersion: admissionregistration.k8s.io/v1\n"
 )
 
+func clusterBinding(role, kind, who string) string {
+	return rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {kind: ClusterRole, name: '" + role + "'}\nsubjects: [{kind: " + kind + ", name: '" + who + "'}]"
+}
+
 // TestTouches has an object for each way to reach the daemon. Each is refused by
 // the rule that is named, and by no other: without the rule it would pass.
 func TestTouches(t *testing.T) {
@@ -64,14 +68,26 @@ func TestTouches(t *testing.T) {
 		"webhook at its service":    {"service", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, clientConfig: {service: {namespace: holdfast-system, name: x}}}]"},
 		"conversion at its service": {"service", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: as.example.com}\nspec: {group: example.com, conversion: {webhook: {clientConfig: {service: {namespace: holdfast-system}}}}}"},
 		"API at its service":        {"service", "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.example.com}\nspec: {group: example.com, service: {namespace: holdfast-system}}"},
-		"webhook on everything":     {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: ['*'], resources: ['*'], operations: ['*']}]}]"},
+		"webhook on everything":     {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: ['*'], resources: ['*'], operations: ['*'], scope: Namespaced}]}]"},
 		"webhook on pods": {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], " +
 			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system]}]}}]"},
-		"policy on config maps":      {"admission", admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [''], resources: [configmaps]}]}}"},
-		"mutating policy":            {"admission", admission + "kind: MutatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [apps], resources: ['*']}]}}"},
-		"unreadable selector":        {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], namespaceSelector: [x]}]"},
-		"API in the place of a core": {"API service", "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.apps}\nspec: {group: apps, service: {namespace: shop}}"},
-		"volume of its claim":        {"volume", "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: a}\nspec: {claimRef: {namespace: holdfast-system, name: state}}"},
+		"binding of the account's group": {"subject", rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {name: x}\nsubjects: [{kind: Group, name: 'system:serviceaccounts:ops'}]"},
+		"everything everywhere":          {"strong role", clusterBinding("cluster-admin", "User", "eve")},
+		"all namespaces' admin":          {"strong role", clusterBinding("admin", "User", "eve")},
+		"all namespaces' editor":         {"strong role", clusterBinding("edit", "Group", "devs")},
+		"a controller's role":            {"strong role", clusterBinding("system:controller:job-controller", "User", "eve")},
+		"a role for everybody":           {"broad group", clusterBinding("x", "Group", "system:authenticated")},
+		"a role for all accounts":        {"broad group", clusterBinding("x", "Group", "system:serviceaccounts")},
+		"a role for the masters":         {"broad group", clusterBinding("x", "Group", "system:masters")},
+		"webhook on namespaces":          {"admission", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [namespaces]}]}]"},
+		"webhook on all of the cluster":  {"admission", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: ['*'], scope: Cluster}]}]"},
+		"webhook on cluster roles":       {"admission of roles", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}], namespaceSelector: {matchLabels: {a: b}}}]"},
+		"policy on cluster bindings":     {"admission of roles", admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: ['*'], resources: [clusterrolebindings]}], objectSelector: {matchExpressions: [{key: app.kubernetes.io/name, operator: NotIn, values: [holdfast]}]}}}"},
+		"policy on config maps":          {"admission", admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [''], resources: [configmaps]}]}}"},
+		"mutating policy":                {"admission", admission + "kind: MutatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [apps], resources: ['*']}]}}"},
+		"unreadable selector":            {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], namespaceSelector: [x]}]"},
+		"API in the place of a core":     {"API service", "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.apps}\nspec: {group: apps, service: {namespace: shop}}"},
+		"volume of its claim":            {"volume", "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: a}\nspec: {claimRef: {namespace: holdfast-system, name: state}}"},
 	} {
 		tried[tc.rule] = true
 		t.Run(name, func(t *testing.T) {
@@ -108,11 +124,25 @@ func TestLeavesOthersAlone(t *testing.T) {
 			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, holdfast-system]}]}}]",
 		"webhook by a label":         admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], namespaceSelector: {matchLabels: {inject: 'true'}}}]",
 		"webhook by an object label": admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], objectSelector: {matchLabels: {inject: 'true'}}}]",
-		"webhook on namespaces":      admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [namespaces, namespaces/finalize]}]}]",
-		"API of its own":             "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1beta1.metrics.k8s.io}\nspec: {group: metrics.k8s.io, service: {namespace: kube-system}}",
+		"webhook on other namespaces": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [namespaces, namespaces/finalize]}], " +
+			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [holdfast-system]}]}}]",
+		"webhook on what is in namespaces": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: ['*'], resources: ['*'], scope: Namespaced}], " +
+			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [holdfast-system]}]}}]",
+		"webhook on labelled roles": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}], objectSelector: {matchLabels: {team: shop}}}]",
+		"an admin in one namespace": rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {kind: ClusterRole, name: admin}\nsubjects: [{kind: Group, name: 'system:serviceaccounts:shop'}]",
+		"discovery for everybody":   clusterBinding("system:discovery", "Group", "system:authenticated"),
+		"a role for one account":    clusterBinding("x", "User", "eve"),
+		"API of its own":            "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1beta1.metrics.k8s.io}\nspec: {group: metrics.k8s.io, service: {namespace: kube-system}}",
 	} {
 		if _, why := self.Touches(object(t, text)); why != "" {
 			t.Errorf("%s: %s", name, why)
+		}
+	}
+	for _, role := range []string{"cluster-admin", "x"} { // to end such a binding is no escalation
+		ended := object(t, clusterBinding(role, "Group", "system:authenticated"))
+		ended.Live = true
+		if _, why := self.Touches(ended); why != "" {
+			t.Errorf("a live binding of %s: %s", role, why)
 		}
 	}
 	live := object(t, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: x/y}}")

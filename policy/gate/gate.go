@@ -131,8 +131,15 @@ func (g *Gate) Admit(ctx context.Context, r Request) (Grant, error) {
 		"rendered": mustJSON(r.Rendered),
 		"planned":  mustJSON(r.Planned),
 	}
-	return g.grant(ctx, p, sum, p.Summary(), bodies)
+	outcome := ""
+	if r.Removal {
+		outcome = Removal
+	}
+	return g.grant(ctx, p, sum, outcome, p.Summary(), bodies)
 }
+
+// Removal is the outcome of an intent that ends a whole stack.
+const Removal = "removal"
 
 func (g *Gate) judge(r Request, sum digest.Digest) error {
 	const op = "policy/gate.Admit"
@@ -263,15 +270,16 @@ func (g *Gate) Restore(ctx context.Context, p plan.Plan) (Grant, error) {
 	}
 	slices.Sort(ids)
 	note := "restore " + strings.Join(ids, ", ")
-	return g.grant(ctx, p, p.Digest(), note, map[string][]byte{"plan": mustJSON(p)})
+	return g.grant(ctx, p, p.Digest(), "", note, map[string][]byte{"plan": mustJSON(p)})
 }
 
-func (g *Gate) grant(ctx context.Context, p plan.Plan, sum digest.Digest, note string, bodies map[string][]byte) (Grant, error) {
+func (g *Gate) grant(ctx context.Context, p plan.Plan, sum digest.Digest, outcome, note string, bodies map[string][]byte) (Grant, error) {
 	idx, err := g.ledger.Append(ctx, ledger.Entry{
 		Type:        ledger.Intent,
 		Stack:       p.Stack,
 		Environment: p.Environment,
 		Revision:    p.Revision.Source + "@" + p.Revision.ID,
+		Outcome:     outcome,
 		Note:        note,
 	}, bodies)
 	if err != nil {

@@ -75,19 +75,67 @@ var podOpen = map[string]string{
 }
 
 // serverFills are fields that the API server sets where nobody declares them,
-// somewhere in what is closed. With a value that nobody owns they say nothing;
-// with an owner they are judged like any other.
-var serverFills = map[string]bool{
+// somewhere in what is closed, and which values it gives to them. With such a
+// value that nobody owns they say nothing; with another one, or an owner, they
+// are judged like any other: whoever may write an object may clear its managed
+// fields. What is left out here costs a dry run, and no more.
+var serverFills = map[string]func(value any, beside map[string]any) bool{
 	// Pod specifications.
-	"restartPolicy": true, "dnsPolicy": true, "schedulerName": true, "terminationGracePeriodSeconds": true,
-	"terminationMessagePath": true, "terminationMessagePolicy": true, "imagePullPolicy": true,
-	"protocol": true, "timeoutSeconds": true, "periodSeconds": true, "successThreshold": true, "failureThreshold": true,
-	"scheme": true, "defaultMode": true, "apiVersion": true, "pullPolicy": true, "type": true,
+	"restartPolicy":                 beside("containers", "Always"), // in a container it makes a sidecar
+	"dnsPolicy":                     beside("containers", "ClusterFirst"),
+	"schedulerName":                 beside("containers", "default-scheduler"),
+	"terminationGracePeriodSeconds": beside("containers", 30),
+	"terminationMessagePath":        filled("/dev/termination-log"),
+	"terminationMessagePolicy":      filled("File"),
+	"imagePullPolicy":               filled("IfNotPresent", "Always"), // the latter stays from a tag that was latest
+	"pullPolicy":                    filled("IfNotPresent", "Always"),
+	"periodSeconds":                 filled(10),
+	"successThreshold":              filled(1),
+	"failureThreshold":              filled(3),
+	"scheme":                        filled("HTTP"),
+	"defaultMode":                   filled(0o644),
+	"apiVersion":                    beside("fieldPath", "v1"),
+	"protocol":                      filled("TCP"),
+	"timeoutSeconds":                either(beside("clientConfig", 10), filled(1)),                // of a webhook, of a probe
+	"type":                          either(beside("path", ""), beside("clusterIP", "ClusterIP")), // of a hostPath, of a Service
 	// Services.
-	"targetPort": true, "nodePort": true,
-	// Admission configurations, API services and definitions.
-	"matchPolicy": true, "namespaceSelector": true, "objectSelector": true, "reinvocationPolicy": true,
-	"failurePolicy": true, "port": true, "conversion": true, "policyTypes": true,
+	"targetPort": likePort,
+	"nodePort":   func(any, map[string]any) bool { return true }, // any number: without one the server keeps it
+	// Network policies, admission configurations, API services and definitions.
+	"policyTypes":        likeRules,
+	"matchPolicy":        filled("Equivalent"),
+	"reinvocationPolicy": filled("Never"),
+	"failurePolicy":      filled("Fail"),
+	"port":               beside("namespace", 443), // of a service that is called
+	"conversion":         filled(map[string]any{"strategy": "None"}),
+}
+
+// filled is for a field that the server sets to one of values.
+func filled(values ...any) func(any, map[string]any) bool {
+	return func(v any, _ map[string]any) bool {
+		return slices.ContainsFunc(values, func(w any) bool { return equalJSON(v, w) })
+	}
+}
+
+// beside is for a field that the server sets to value where it stands beside another.
+func beside(other string, value any) func(any, map[string]any) bool {
+	return func(v any, m map[string]any) bool { return m[other] != nil && equalJSON(v, value) }
+}
+
+func either(a, b func(any, map[string]any) bool) func(any, map[string]any) bool {
+	return func(v any, m map[string]any) bool { return a(v, m) || b(v, m) }
+}
+
+// likePort: a Service's port leads to the same port of its pods.
+func likePort(v any, m map[string]any) bool { return equalJSON(v, m["port"]) }
+
+// likeRules: a NetworkPolicy is about what comes in, and about what goes out
+// where it has rules for that.
+func likeRules(v any, m map[string]any) bool {
+	if egress, _ := m["egress"].([]any); len(egress) > 0 {
+		return equalJSON(v, []any{"Ingress", "Egress"})
+	}
+	return equalJSON(v, []any{"Ingress"})
 }
 
 // mirrors are fields that the server keeps equal to another one beside them. One

@@ -109,7 +109,8 @@ func (p place) child(key, token string, value any) place {
 	return place{keys: append(slices.Clip(p.keys), key), tokens: append(slices.Clip(p.tokens), token), value: value}
 }
 
-// others returns the field sets in u but for the one of our own apply.
+// others returns the field sets in u but for our own: the one of our apply, and
+// what the server filled in after one of our patches, which is nobody's.
 func (c *Cluster) others(u *unstructured.Unstructured) []claimed {
 	list, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
 	entries, _ := list.([]any)
@@ -117,7 +118,7 @@ func (c *Cluster) others(u *unstructured.Unstructured) []claimed {
 	for _, e := range entries {
 		m, _ := e.(map[string]any)
 		fields, _ := m["fieldsV1"].(map[string]any)
-		if fields == nil || (m["manager"] == c.cfg.FieldManager && m["operation"] == string(metav1.ManagedFieldsOperationApply) && m["subresource"] == nil) {
+		if fields == nil || (m["manager"] == c.cfg.FieldManager && m["subresource"] == nil) {
 			continue
 		}
 		manager, _ := m["manager"].(string)
@@ -149,6 +150,7 @@ type node struct {
 	ours   map[string]any // nil: we declare nothing here
 	others []claimed
 	region region
+	around map[string]any // the map that the place is in
 	// within says that the place is part of one that may be as it is.
 	within bool
 }
@@ -161,6 +163,7 @@ func (s *scan) children(p place, n node) (keep bool) {
 		pod := slices.ContainsFunc(podLists, func(k string) bool { return n.ours["f:"+k] != nil })
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			next := n
+			next.around = v
 			next.region = enter(n.region, s.kind, p.tokens, k, v[k], pod)
 			if s.visit(p.child("f:"+k, k, v[k]), next, false) {
 				keep = true
@@ -202,7 +205,7 @@ func (s *scan) visit(p place, n node, item bool) (keep bool) {
 		switch {
 		case len(n.others) > 0: // somebody owns parts of it
 			return s.children(p, n)
-		case n.within || mirrored || s.isDefault(p, key, item):
+		case n.within || mirrored || s.isDefault(p, key, n.around, item):
 			return false
 		}
 	}
@@ -225,8 +228,16 @@ func (s *scan) visit(p place, n node, item bool) (keep bool) {
 }
 
 // isDefault reports whether p, which nobody owns, says nothing: the server may
-// have set it.
-func (s *scan) isDefault(p place, key string, item bool) bool {
+// have set it. around is the map that p is in.
+func (s *scan) isDefault(p place, key string, around map[string]any, item bool) bool {
+	if s.kind == "Pod" {
+		// Admission gives each Pod tokens, tolerations and volumes, and none of it can
+		// be changed afterwards.
+		return true
+	}
+	if item {
+		return false
+	}
 	switch v := p.value.(type) {
 	case map[string]any:
 		if len(v) == 0 {
@@ -237,9 +248,8 @@ func (s *scan) isDefault(p place, key string, item bool) bool {
 			return true
 		}
 	}
-	// Admission gives each Pod tokens, tolerations and volumes, and none of it can
-	// be changed afterwards.
-	return s.kind == "Pod" || (!item && serverFills[strings.TrimPrefix(key, "f:")])
+	fills := serverFills[strings.TrimPrefix(key, "f:")]
+	return fills != nil && fills(p.value, around)
 }
 
 // below returns the parts of sets under key.

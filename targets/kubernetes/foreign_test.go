@@ -33,6 +33,7 @@ var (
 	bindings = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"}
 	accounts = schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}
 	services = schema.GroupVersionResource{Version: "v1", Resource: "services"}
+	fences   = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}
 )
 
 const (
@@ -40,11 +41,14 @@ const (
 	roleManifest    = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [get]}]\n"
 	bindingManifest = "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: r}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}\n"
 	serviceManifest = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n"
+	fenceManifest   = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: f}\nspec: {podSelector: {matchLabels: {app: web}}}\n"
 	otherImage      = "registry.example/other@sha256:1111111111111111111111111111111111111111111111111111111111111111"
 )
 
 // template is the body of an edit of the pod template of the deployment.
 func template(spec string) string { return "spec: {template: {spec: " + spec + "}}" }
+
+var probed = strings.Replace(deployment, "securityContext: {}", "livenessProbe: {httpGet: {port: 80}}", 1)
 
 // additions that a second manager makes, and that server-side apply leaves.
 var foreignCases = map[string]struct {
@@ -74,11 +78,15 @@ var foreignCases = map[string]struct {
 	"a pull secret":      {accounts, "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n", "imagePullSecrets: [{name: x}]", "/imagePullSecrets"},
 	"a cloud role":       {accounts, "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n", "metadata: {annotations: {eks.amazonaws.com/role-arn: x}}", "/metadata/annotations/eks.amazonaws.com~1role-arn"},
 	"a selector":         {services, serviceManifest, "spec: {selector: {app: evil}}", "/spec/selector"},
+	"a service type":     {services, serviceManifest, "spec: {type: LoadBalancer}", "/spec/type"},
+	"a target port":      {services, serviceManifest, "spec: {ports: [{port: 80, protocol: TCP, targetPort: 9999}]}", "/spec/ports/0/targetPort"},
+	"another direction":  {fences, fenceManifest, "spec: {policyTypes: [Egress]}", "/spec/policyTypes"},
+	"a longer probe":     {gvrs["deployments"], probed, template("{containers: [{name: web, livenessProbe: {failureThreshold: 9}}]}"), "/spec/template/spec/containers/0/livenessProbe/failureThreshold"},
 	"an external IP":     {services, serviceManifest, "spec: {externalIPs: [203.0.113.7]}", "/spec/externalIPs"},
 }
 
 // hidden are the cases that are tried with cleared managed fields as well.
-var hidden = []string{"a sidecar", "an env", "an image volume", "hostPID", "a finalizer", "a ConfigMap key", "a Secret key"}
+var hidden = []string{"a sidecar", "an env", "an image volume", "hostPID", "a finalizer", "a ConfigMap key", "a Secret key", "a service type", "a target port", "another direction", "a longer probe"}
 
 // fromYAML returns the object of a manifest.
 func fromYAML(t testing.TB, manifest string) *unstructured.Unstructured {
@@ -221,6 +229,119 @@ func TestForeignFieldsAreRemoved(t *testing.T) {
 					t.Errorf("after the restoring: %s", mustJSON(p.Changes))
 				}
 			})
+		}
+	}
+}
+
+// TestFilledFieldsWithAnotherValue: a field that the server fills in says
+// something when it has another value, and nobody owning it changes nothing.
+func TestFilledFieldsWithAnotherValue(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	_, definition, definitionName := customResource(testenv.Namespace(t, c))
+	hook := "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\nmetadata: {name: NAME}\n" +
+		"webhooks: [{name: w.example.com, sideEffects: None, admissionReviewVersions: [v1], clientConfig: {url: 'https://127.0.0.1:1/'}, " +
+		"rules: [{apiGroups: [none.example.com], apiVersions: [v1], operations: [CREATE], resources: [nothings]}]}]\n"
+	hooks := schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"}
+	for name, tc := range map[string]struct {
+		resource                 schema.GroupVersionResource
+		kind, manifest, as, path string
+		value                    any
+	}{
+		"a conversion": {schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
+			"CustomResourceDefinition.apiextensions.k8s.io", definition, definitionName, "/spec/conversion",
+			map[string]any{"strategy": "Webhook", "webhook": map[string]any{"conversionReviewVersions": []any{"v1"}, "clientConfig": map[string]any{"url": "https://127.0.0.1:1/"}}}},
+		"a failure policy":     {hooks, "ValidatingWebhookConfiguration.admissionregistration.k8s.io", hook, "", "/webhooks/0/failurePolicy", "Ignore"},
+		"a match policy":       {hooks, "ValidatingWebhookConfiguration.admissionregistration.k8s.io", hook, "", "/webhooks/0/matchPolicy", "Exact"},
+		"a namespace selector": {hooks, "ValidatingWebhookConfiguration.admissionregistration.k8s.io", hook, "", "/webhooks/0/namespaceSelector", map[string]any{"matchLabels": map[string]any{"no": "where"}}},
+		"an object selector":   {hooks, "ValidatingWebhookConfiguration.admissionregistration.k8s.io", hook, "", "/webhooks/0/objectSelector", map[string]any{"matchLabels": map[string]any{"no": "where"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns, as := testenv.Namespace(t, c), tc.as
+			if as == "" {
+				as = "w-" + ns
+			}
+			tt := target(t, c.Config, ns, nil, func(s *Spec) { s.Allow.Kinds = []string{tc.kind} })
+			r := deploy(t, tt, map[string]string{"a.yaml": strings.ReplaceAll(tc.manifest, "NAME", as)})
+			client := dyn(t, c.Config).Resource(tc.resource)
+			t.Cleanup(func() { _ = client.Delete(context.Background(), as, metav1.DeleteOptions{}) })
+			found := observe(t, tt, r)
+			jsonPatch(t, client, as, string(mustJSON([]operation{{"add", tc.path, tc.value}})))
+			next(t, found)
+			live, err := client.Get(t.Context(), as, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ours := slices.DeleteFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "intruder" })
+			jsonPatch(t, client, as, string(mustJSON([]operation{{"replace", "/metadata/managedFields", ours}})))
+			if p := mustPlan(t, tt, r); len(p.Changes) != 1 || !slices.ContainsFunc(p.Changes[0].Fields, func(f plan.Field) bool { return strings.HasPrefix(f.Path, tc.path) }) {
+				t.Errorf("plan: %s", mustJSON(p.Changes))
+			}
+			if err := restore(t, tt, r); err != nil {
+				t.Fatal(err)
+			}
+			after, err := client.Get(t.Context(), as, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v, ok := valueAt(after.Object, tc.path); ok && equalJSON(v, tc.value) {
+				t.Errorf("%s is still %s", tc.path, mustJSON(v))
+			}
+			if p := mustPlan(t, tt, r); !p.Empty() {
+				t.Errorf("after the restoring: %s", mustJSON(p.Changes))
+			}
+		})
+	}
+}
+
+// TestServerFills: each value that the server fills in says nothing, and another
+// one, or the same elsewhere, does.
+func TestServerFills(t *testing.T) {
+	t.Parallel()
+	const pod, service, peers, hook = "containers: []", "clusterIP: 10.0.0.1", "podSelector: {}", "clientConfig: {}"
+	for _, tc := range []struct {
+		key, around, value string
+		want               bool
+	}{
+		{"restartPolicy", pod, "Always", true}, {"restartPolicy", "image: x", "Always", false},
+		{"dnsPolicy", pod, "ClusterFirst", true}, {"dnsPolicy", pod, "None", false},
+		{"schedulerName", pod, "default-scheduler", true}, {"schedulerName", pod, "mine", false},
+		{"terminationGracePeriodSeconds", pod, "30", true}, {"terminationGracePeriodSeconds", pod, "0", false},
+		{"terminationMessagePath", "", "/dev/termination-log", true}, {"terminationMessagePath", "", "/etc/x", false},
+		{"terminationMessagePolicy", "", "File", true}, {"terminationMessagePolicy", "", "FallbackToLogsOnError", false},
+		{"imagePullPolicy", "", "IfNotPresent", true}, {"imagePullPolicy", "", "Never", false},
+		{"pullPolicy", "", "IfNotPresent", true}, {"pullPolicy", "", "Never", false},
+		{"periodSeconds", "", "10", true}, {"periodSeconds", "", "9", false},
+		{"successThreshold", "", "1", true}, {"successThreshold", "", "2", false},
+		{"failureThreshold", "", "3", true}, {"failureThreshold", "", "30", false},
+		{"scheme", "", "HTTP", true}, {"scheme", "", "HTTPS", false},
+		{"defaultMode", "", "420", true}, {"defaultMode", "", "511", false},
+		{"apiVersion", "fieldPath: metadata.name", "v1", true}, {"apiVersion", "", "v1", false},
+		{"protocol", "", "TCP", true}, {"protocol", "", "UDP", false},
+		{"timeoutSeconds", "", "1", true}, {"timeoutSeconds", hook, "10", true}, {"timeoutSeconds", "", "10", false},
+		{"type", service, "ClusterIP", true}, {"type", service, "LoadBalancer", false}, {"type", service, "NodePort", false},
+		{"type", "path: /", "''", true}, {"type", "path: /", "DirectoryOrCreate", false}, {"type", "", "Unconfined", false},
+		{"targetPort", "port: 80", "80", true}, {"targetPort", "port: 80", "81", false},
+		{"nodePort", "", "30000", true},
+		{"policyTypes", peers, "[Ingress]", true}, {"policyTypes", peers, "[Egress]", false}, {"policyTypes", peers, "[Ingress, Egress]", false},
+		{"policyTypes", "egress: [{}]", "[Ingress, Egress]", true}, {"policyTypes", "egress: [{}]", "[Ingress]", false},
+		{"matchPolicy", "", "Equivalent", true}, {"matchPolicy", "", "Exact", false},
+		{"reinvocationPolicy", "", "Never", true}, {"reinvocationPolicy", "", "IfNeeded", false},
+		{"failurePolicy", "", "Fail", true}, {"failurePolicy", "", "Ignore", false},
+		{"namespaceSelector", "", "{}", true}, {"namespaceSelector", "", "{matchLabels: {a: b}}", false},
+		{"port", "namespace: a", "443", true}, {"port", "namespace: a", "444", false}, {"port", "protocol: TCP", "443", false},
+		{"conversion", "", "{strategy: None}", true}, {"conversion", "", "{strategy: Webhook}", false},
+		{"hostPID", pod, "true", false},
+	} {
+		m := fromYAML(t, "{"+tc.key+": "+tc.value+"}").Object
+		around := fromYAML(t, "{"+tc.around+"}").Object
+		s := scan{kind: "Any"}
+		if got := s.isDefault(place{value: m[tc.key]}, "f:"+tc.key, around, false); got != tc.want {
+			t.Errorf("%s: %s beside {%s}: %t", tc.key, tc.value, tc.around, got)
+		}
+		if s.isDefault(place{value: m[tc.key]}, "f:"+tc.key, around, true) {
+			t.Errorf("%s as an element of a list", tc.key)
 		}
 	}
 }

@@ -64,6 +64,21 @@ func (t *Target) touches(o *desired) (hint, why string) {
 	})
 }
 
+// reaches refuses a cluster role binding with which the roles that are declared
+// beside it would reach Holdfast.
+func (t *Target) reaches(objects []*desired) error {
+	all := make([]daemon.Object, len(objects))
+	for i, o := range objects {
+		all[i] = daemon.Object{GroupKind: o.u.GroupVersionKind().GroupKind(), Name: o.id.Name, Content: o.u.Object}
+	}
+	for i, o := range objects {
+		if hint, why := t.c.identity().Reaches(all[i], all); why != "" {
+			return fault.New(fault.Denied, opRender, hint, "%s: %s: %s", o.from.at(), o.id, why)
+		}
+	}
+	return nil
+}
+
 // untouchable says why the stack may not have the object id, and what to do
 // about it, or "". u is the live object, or nil.
 func (t *Target) untouchable(id plan.ObjectID, u *unstructured.Unstructured) (hint, why string) {

@@ -24,7 +24,7 @@ import (
 func TestNoStackDeclaresTheDaemon(t *testing.T) {
 	t.Parallel()
 	all := func(s *Spec) {
-		s.Allow = Allow{Namespaces: []string{"*"}, Kinds: []string{"*", "Namespace", "ClusterRoleBinding.rbac.authorization.k8s.io", "CustomResourceDefinition.apiextensions.k8s.io", "MutatingWebhookConfiguration.admissionregistration.k8s.io"}}
+		s.Allow = Allow{Namespaces: []string{"*"}, Kinds: []string{"*", "Namespace", "ClusterRoleBinding.rbac.authorization.k8s.io", "CustomResourceDefinition.apiextensions.k8s.io", "MutatingWebhookConfiguration.admissionregistration.k8s.io", "ClusterRole.rbac.authorization.k8s.io"}}
 	}
 	folder := func(s *Spec) { all(s); s.Manifests, s.Kustomize = nil, "." }
 	for name, tc := range map[string]struct {
@@ -41,10 +41,14 @@ func TestNoStackDeclaresTheDaemon(t *testing.T) {
 		"a variable":               {func(s *Spec) { all(s); s.Variables = map[string]string{"NS": "holdfast-system"} }, map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: '${NS}'}\n"}, "Holdfast's own namespace"},
 		"an item of a list":        {all, map[string]string{"a.yaml": "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: holdfast-system}}]\n"}, "Holdfast's own namespace"},
 		"a binding of its account": {all, map[string]string{"a.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: admin}\nsubjects: [{kind: User, name: 'system:serviceaccount:ops:deployer'}]\n"}, "own service account"},
-		"a mark in a template":     {all, map[string]string{"a.yaml": strings.Replace(deployment, "metadata: {labels: {app: web}}", "metadata: {labels: {app: web, holdfast.dev/managed: 'true'}}", 1)}, "Holdfast's own"},
-		"its own mark, declared":   {all, map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: test/web-shop}}\n"}, "Holdfast's own"},
-		"its API group":            {all, map[string]string{"a.yaml": "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: stacks.holdfast.dev}\nspec: {group: holdfast.dev}\n"}, "API group"},
-		"a webhook on its pods":    {all, map[string]string{"a.yaml": "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {name: a}\nwebhooks: [{name: a.example.com, rules: [{apiGroups: [''], resources: [pods]}]}]\n"}, "intercepts objects in holdfast-system"},
+		"a role that reaches it": {all, map[string]string{
+			"a.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: reader}\nrules: [{apiGroups: [''], resources: [secrets], verbs: [get]}]\n",
+			"b.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: reader}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reader}\nsubjects: [{kind: User, name: eve}]\n",
+		}, "grants get on secrets in every namespace"},
+		"a mark in a template":   {all, map[string]string{"a.yaml": strings.Replace(deployment, "metadata: {labels: {app: web}}", "metadata: {labels: {app: web, holdfast.dev/managed: 'true'}}", 1)}, "Holdfast's own"},
+		"its own mark, declared": {all, map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: test/web-shop}}\n"}, "Holdfast's own"},
+		"its API group":          {all, map[string]string{"a.yaml": "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: stacks.holdfast.dev}\nspec: {group: holdfast.dev}\n"}, "API group"},
+		"a webhook on its pods":  {all, map[string]string{"a.yaml": "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {name: a}\nwebhooks: [{name: a.example.com, rules: [{apiGroups: [''], resources: [pods]}]}]\n"}, "intercepts objects in holdfast-system"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

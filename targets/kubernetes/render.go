@@ -67,6 +67,9 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 		at[o.id] = o.from.at()
 		ren.objects = append(ren.objects, o)
 	}
+	if err := t.reaches(ren.objects); err != nil {
+		return targets.Rendered{}, err
+	}
 	slices.SortFunc(ren.objects, func(a, b *desired) int { return order(a.u, b.u) })
 	out := targets.Rendered{Stack: t.spec.Stack, Environment: t.spec.Environment, Revision: s.Revision}
 	if out.Artifacts, err = ren.artifacts(t.c.kinds); err != nil {

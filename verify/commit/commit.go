@@ -245,6 +245,16 @@ func (v *Verifier) steps(ctx context.Context, h History, from, head string) ([]s
 	return v.walk(ctx, h, head, base)
 }
 
+// Follows checks that head is from, or comes after it along first parents. It
+// judges nothing: who signed which step is not asked.
+func (v *Verifier) Follows(ctx context.Context, h History, from, head string) error {
+	if from == head {
+		return nil
+	}
+	_, err := v.walk(ctx, h, head, from)
+	return err
+}
+
 // walk follows first parents from head to base (exclusive), or to the root if
 // base is empty, and returns the ids oldest first.
 func (v *Verifier) walk(ctx context.Context, h History, head, base string) ([]string, error) {
