@@ -84,7 +84,7 @@ func (h ringHandler) Handle(ctx context.Context, rec slog.Record) error {
 }
 
 func (r *logRing) add(stack, line string) {
-	if line = r.scrub(line); len(line) > logLine {
+	if line = printable(r.scrub(line)); len(line) > logLine {
 		line = strings.ToValidUTF8(line[:logLine], "") + "…"
 	}
 	r.mu.Lock()

@@ -79,7 +79,7 @@ func report(w io.Writer, err error) int {
 		return exitUsage
 	}
 	for _, e := range flatten(err) {
-		explain(w, e)
+		explain(printing{w}, e)
 	}
 	if fault.KindOf(err) == fault.Denied {
 		return exitDenied

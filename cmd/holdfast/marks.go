@@ -36,15 +36,16 @@ func (m clusterMarks) Write(ctx context.Context, environment string, mark reconc
 	if err != nil {
 		return err
 	}
-	err = c.WriteMark(ctx, kubernetes.Mark{
+	if over {
+		// Before the mark: it is what tells that the key was lost.
+		if _, err := c.AcceptInventories(ctx, environment, mark.Repository); err != nil {
+			return err
+		}
+	}
+	return c.WriteMark(ctx, kubernetes.Mark{
 		Repository: mark.Repository, Commit: mark.Commit, Seen: mark.Seen,
 		Origin: m.ledger.Origin(), Size: size, Checkpoint: string(mark.Checkpoint),
 	}, over)
-	if err != nil || !over {
-		return err
-	}
-	_, err = c.AcceptInventories(ctx, environment)
-	return err
 }
 
 // checkpointSize reads the number of entries from a checkpoint: its second line

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,27 @@ func table(w io.Writer, rows ...[]string) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil
+}
+
+// printable returns s without what a terminal would take for a command: names
+// and messages come from repositories.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
+// printing prints what is printable.
+type printing struct{ io.Writer }
+
+func (p printing) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(p.Writer, printable(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 func short(id string) string { return id[:min(len(id), 12)] }

@@ -144,6 +144,7 @@ func (f *stackFlags) proposal(cmd *cobra.Command, out reply) error {
 		}
 		return out.Error.err()
 	}
+	w = printing{w}
 	if p := out.Proposal; p != nil {
 		for _, e := range p.Report.Evidence {
 			printEvidence(w, e)
@@ -175,7 +176,7 @@ func newDrift() *cobra.Command {
 					return err
 				}
 			} else {
-				printFindings(cmd.OutOrStdout(), out.Findings)
+				printFindings(printing{cmd.OutOrStdout()}, out.Findings)
 			}
 			if out.Error != nil {
 				return out.Error.err()
@@ -223,7 +224,7 @@ func (f *stackFlags) status(cmd *cobra.Command, o reconciler.Overview, name stri
 	case f.output == "json":
 		return printJSON(cmd.OutOrStdout(), o)
 	}
-	return printStatus(cmd.OutOrStdout(), o)
+	return printStatus(printing{cmd.OutOrStdout()}, o)
 }
 
 // watchEvery is how often status --watch looks.
@@ -282,7 +283,7 @@ func (f *stackFlags) changes(w io.Writer, o reconciler.Overview, name string, la
 			}
 			continue
 		}
-		fmt.Fprintf(w, "%s  %-12s %-12s %s  %s\n", s.Since.Format(time.RFC3339), s.Stack, s.Phase, dash(short(s.Applied)), clip(firstLine(s.Message)))
+		fmt.Fprintf(printing{w}, "%s  %-12s %-12s %s  %s\n", s.Since.Format(time.RFC3339), s.Stack, s.Phase, dash(short(s.Applied)), clip(firstLine(s.Message)))
 	}
 	return nil
 }
@@ -296,7 +297,7 @@ func (f *stackFlags) one(cmd *cobra.Command, o reconciler.Overview, name string)
 		if f.output == "json" {
 			return printJSON(cmd.OutOrStdout(), s)
 		}
-		w := cmd.OutOrStdout()
+		w := printing{cmd.OutOrStdout()}
 		if err := table(w, []string{"stack", s.Stack}, []string{"repository", s.Repository}, []string{"folder", s.Dir},
 			[]string{"environment", dash(s.Environment)}, []string{"target", dash(s.Target)}, []string{"phase", string(s.Phase)},
 			[]string{"desired", dash(s.Desired)}, []string{"applied", dash(s.Applied)}, []string{"drift mode", dash(string(s.DriftMode))}); err != nil {

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,7 +69,7 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 	ts := &targetSet{
 		cfg: cfg, secrets: sec, log: log, builders: builtinTargets(),
 		clusters: map[string]*kubernetes.Cluster{}, binaries: map[string]string{},
-		protected: terraform.Protected{Paths: ownFiles(cfg)},
+		protected: terraform.Protected{Paths: ownFiles(cfg), Namespaces: ownNamespaces(cfg, podNamespaceFile)},
 	}
 	identity, err := kubernetes.Identity(cfg.StateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,7 +100,6 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 			if err != nil {
 				return nil, fmt.Errorf("environment %s: %w", e.Name, err)
 			}
-			ts.protected.Namespaces = append(ts.protected.Namespaces, k.Namespace)
 			if user := kubernetes.UserOf(rc); user != "" {
 				ts.protected.Users = append(ts.protected.Users, user)
 			}
@@ -115,6 +116,32 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 		}
 	}
 	return ts, nil
+}
+
+// defaultNamespace is where Holdfast is installed unless somebody says otherwise.
+const defaultNamespace = "holdfast-system"
+
+// podNamespaceFile is where a pod reads which namespace it is in (Kubernetes,
+// "Accessing the Kubernetes API from a Pod").
+const podNamespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// ownNamespaces returns the namespaces that are Holdfast's own: of each
+// environment, the default one, and the one that podFile says it runs in. The
+// latter two are there for a daemon that deploys to no cluster, and whose
+// Terraform may reach the one that it runs in all the same.
+func ownNamespaces(cfg *config.Loaded, podFile string) []string {
+	own := []string{defaultNamespace}
+	for _, e := range cfg.Environments {
+		if e.Kubernetes != nil {
+			own = append(own, e.Kubernetes.Namespace)
+		}
+	}
+	if b, err := os.ReadFile(podFile); err == nil { // outside a pod there is none
+		own = append(own, strings.TrimSpace(string(b)))
+	}
+	own = slices.DeleteFunc(own, func(ns string) bool { return ns == "" })
+	slices.Sort(own)
+	return slices.Compact(own)
 }
 
 // ownFiles returns the files that are Holdfast's own: the operator's file, what

@@ -93,15 +93,15 @@ var (
 // evaluated, but a policy that Holdfast ships added: a policy may hold
 // exceptions from others. Removing an environment or a repository is looser,
 // since then nothing keeps what was deployed there as it was judged. What names
-// a secret that is sent somewhere is looser.
+// a secret that is sent somewhere is looser, and so is what makes Holdfast look
+// less often, or tell fewer people: that blinds those who would object.
 var effects = map[string]effect{
 	"workers":       inert,
-	"listen.http":   inert,
 	"listen.socket": inert,
 	"listen.hooks":  grants,
 
 	"repositories":                               {key: "name"},
-	"repositories[].interval":                    inert,
+	"repositories[].interval":                    bound,
 	"repositories[].anchor":                      grants,
 	"repositories[].maxAge":                      bound,
 	"repositories[].webhook":                     grants,
@@ -160,10 +160,8 @@ var effects = map[string]effect{
 	"policies[].library": demands,
 	"policies[].data":    opaque,
 
-	"drift.kubernetesSchedule": inert,
-	"drift.terraformSchedule":  inert,
-	"limits.maxDeletes":        bound,
-	"limits.maxDeleteShare":    bound,
+	"limits.maxDeletes":     bound,
+	"limits.maxDeleteShare": bound,
 
 	"kinds": {key: "kind"},
 
@@ -179,10 +177,10 @@ var effects = map[string]effect{
 	"signed.counter":             inert,
 	"signed.files":               inert,
 
-	"notify.receivers":            {remove: neutral, key: "name"},
+	"notify.receivers":            {key: "name"},
 	"notify.receivers[].template": quiet,
 	"notify.receivers[].repeat":   inert,
-	"notify.routes":               quiet,
+	"notify.routes":               {hidden: true},
 	"notify.link":                 quiet,
 
 	"telemetry.otlp":        grants,

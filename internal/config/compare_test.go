@@ -120,14 +120,14 @@ func TestCompare(t *testing.T) {
 		line, backLine string
 	}{
 		"the state folder":               {"stateDir: /state", "stateDir: /tmp/state", Looser, Looser, "stateDir: was /state, is /tmp/state", ""},
-		"an address":                     {"127.0.0.1:8321", "127.0.0.1:9999", Neutral, Neutral, "listen.http: was 127.0.0.1:8321, is 127.0.0.1:9999", ""},
+		"an address":                     {"127.0.0.1:8321", "127.0.0.1:9999", Looser, Looser, "listen.http: was 127.0.0.1:8321, is 127.0.0.1:9999", ""},
 		"workers":                        {"kind: Holdfast", "kind: Holdfast\nworkers: 2", Neutral, Neutral, "workers: was 8, is 2", ""},
 		"another repository URL":         {"/srv/fleet.git", "/srv/evil.git", Looser, Looser, "repositories[fleet].url", ""},
 		"another branch":                 {"  maxAge: 2h", "  maxAge: 2h\n  branch: next", Looser, Looser, "repositories[fleet].branch: was main, is next", ""},
 		"a later anchor":                 {"0001\"", "0002\"", Looser, Looser, "repositories[fleet].anchor", ""},
 		"no anchor":                      {"  anchor: \"0000000000000000000000000000000000000001\"\n", "", Tighter, Looser, "repositories[fleet].anchor: was removed", "repositories[fleet].anchor: was added"},
 		"a longer maxAge":                {"maxAge: 2h", "maxAge: 3h", Looser, Tighter, "repositories[fleet].maxAge: was 2h0m0s, is 3h0m0s", ""},
-		"the interval":                   {"  maxAge: 2h", "  maxAge: 2h\n  interval: 5m", Neutral, Neutral, "repositories[fleet].interval", ""},
+		"the interval":                   {"  maxAge: 2h", "  maxAge: 2h\n  interval: 5m", Looser, Tighter, "repositories[fleet].interval", ""},
 		"no webhook":                     {"  webhook: {provider: gitea, secretFile: hook}\n", "", Tighter, Looser, "repositories[fleet].webhook: was removed", ""},
 		"another webhook secret":         {"secretFile: hook", "secretFile: hook2", Looser, Looser, "webhook.secretFile", ""},
 		"more files":                     {"files: 1000", "files: 2000", Looser, Tighter, "repositories[fleet].limits.files: was 1000, is 2000", ""},
@@ -207,9 +207,9 @@ func TestCompare(t *testing.T) {
 		"the counter":                    {"counter: 3", "counter: 4", Neutral, Neutral, "signed.counter", ""},
 		"a secret for somebody to see":   {"headers: {", "headers: {x: ledger.key, ", Looser, Tighter, "telemetry.headers.x: was added", ""},
 		"traces for somebody else":       {"https://collector:4318", "https://evil:4318", Looser, Looser, "telemetry.otlp", ""},
-		"less to hear of":                {"routes: [{receivers: [chat], environments: [production]}]", "routes: []", Neutral, Neutral, "notify.routes: was changed", ""},
+		"less to hear of":                {"routes: [{receivers: [chat], environments: [production]}]", "routes: []", Looser, Looser, "notify.routes: was changed", ""},
 		"another URL to tell":            {"urlFile: chat-url", "urlFile: evil-url", Looser, Looser, "notify.receivers[chat].urlFile", ""},
-		"a schedule":                     {"limits: {max", "drift: {kubernetesSchedule: \"@daily\"}\nlimits: {max", Neutral, Neutral, "drift.kubernetesSchedule", ""},
+		"a schedule":                     {"limits: {max", "drift: {kubernetesSchedule: \"@daily\"}\nlimits: {max", Looser, Looser, "drift.kubernetesSchedule", ""},
 	} {
 		if tc.verdict == "" {
 			continue

@@ -163,12 +163,23 @@ func (c *Cluster) markError(doing string, err error) error {
 
 // AcceptInventories signs the inventories of an environment's stacks again that
 // were signed with a key that is lost, and returns how many ConfigMaps that were.
-// It is for a signed order to go on without the old state directory, and for
-// nothing else: whatever the inventories say is believed from then on. What they
-// name is still only pruned where the owner mark and the managed fields on the
-// object call it ours as well. Inventories of other environments, and content
-// that is no inventory, stay as they are.
-func (c *Cluster) AcceptInventories(ctx context.Context, environment string) (int, error) {
+// It is for a signed order to go on with a repository without the old state
+// directory, and comes before the mark is replaced: the key counts as lost only
+// if the mark is there and not authentic. While the mark is, no inventory is
+// signed, and what is wrong with one is somebody else's doing.
+//
+// When the key is lost, nothing tells an inventory of the old key from one that
+// was tampered with, nor whose repository a stack was of: whatever the
+// environment's inventories say is believed from then on. Whoever may write in
+// Holdfast's namespace can spoil a mark as well, and so have a later order do
+// this. What an inventory names is still only pruned where the owner mark and
+// the managed fields on the object call it ours. Inventories of other
+// environments, and content that is no inventory, stay as they are.
+func (c *Cluster) AcceptInventories(ctx context.Context, environment, repository string) (int, error) {
+	_, found, authentic, err := c.ReadMark(ctx, repository)
+	if err != nil || !found || authentic {
+		return 0, err
+	}
 	written, err := c.writing(ctx)
 	if err != nil {
 		return 0, err

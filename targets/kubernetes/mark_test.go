@@ -110,14 +110,28 @@ func TestAcceptInventories(t *testing.T) {
 			t.Errorf("an inventory of another key: %v", err)
 		}
 	}
-	refused()
-	if n, err := tt.c.AcceptInventories(t.Context(), "e"); n != 0 || err != nil {
-		t.Errorf("accepted for another environment: %d, %v", n, err)
+	accept := func(what, environment string, want int) {
+		t.Helper()
+		if n, err := tt.c.AcceptInventories(t.Context(), environment, ns); n != want || err != nil {
+			t.Fatalf("%s: accepted %d, %v; want %d", what, n, err, want)
+		}
 	}
 	refused()
-	if n, err := tt.c.AcceptInventories(t.Context(), environment); n != 1 || err != nil {
-		t.Fatalf("accepted: %d, %v", n, err)
+	// The key is there: whatever is wrong with the inventory, no order accepts it.
+	accept("without a mark", environment, 0)
+	if err := tt.c.WriteMark(t.Context(), Mark{Repository: ns, Commit: "c1"}, false); err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { removeOwn(t, tt.c, markName(ns)) })
+	accept("with an authentic mark", environment, 0)
+	refused()
+	old := cluster(t, env.Config, nil) // with the key that is lost
+	if err := old.WriteMark(t.Context(), Mark{Repository: ns, Commit: "c1"}, true); err != nil {
+		t.Fatal(err)
+	}
+	accept("another environment", "e", 0)
+	refused()
+	accept("with a mark of the lost key", environment, 1)
 	if !strings.Contains(log.String(), "accepted by order") {
 		t.Errorf("log: %s", log)
 	}
@@ -125,9 +139,7 @@ func TestAcceptInventories(t *testing.T) {
 	if len(p.Changes) != 1 || p.Changes[0].ID.Name != "b" || p.Changes[0].Action != plan.Delete {
 		t.Errorf("changes: %s", mustJSON(p.Changes)) // not c, which lacks the owner mark
 	}
-	if n, err := tt.c.AcceptInventories(t.Context(), environment); n != 0 || err != nil {
-		t.Errorf("accepted again: %d, %v", n, err)
-	}
+	accept("once more", environment, 0)
 	cm := getObject(t, d, "configmaps", defaultNamespace, tt.inventoryName()+"-0")
 	content, _, _ := unstructured.NestedString(cm.Object, "data", "inventory")
 	if mac, _, _ := unstructured.NestedString(cm.Object, "data", "mac"); mac != tt.sign(content) {
