@@ -273,7 +273,7 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 	if len(d.Ignore) > 0 {
 		spec.Yield = func(id plan.ObjectID, pointer string) bool { return d.Ignores(id, pointer, time.Now()) }
 	}
-	spec.Allow = kubernetes.Allow{Namespaces: p.Namespaces, Kinds: p.Kinds}
+	spec.Allow = kubernetes.Allow{Namespaces: p.Namespaces, Kinds: p.Kinds, ClusterPowers: p.ClusterPowers}
 	if len(p.Kinds) == 0 {
 		spec.Allow.Kinds = []string{"*"} // all namespaced ones
 	}

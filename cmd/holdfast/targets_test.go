@@ -1,10 +1,13 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
 )
@@ -34,5 +37,15 @@ func TestOwnNamespaces(t *testing.T) {
 		if got := ownNamespaces(tc.cfg, tc.pod); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %q; want %q", name, got, tc.want)
 		}
+	}
+
+	empty.StateDir = t.TempDir()
+	ts, err := newTargetSet(empty, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ts.renderer.Close() })
+	if !slices.Contains(ts.protected.Namespaces, defaultNamespace) {
+		t.Errorf("Terraform may touch %s: protected are %q", defaultNamespace, ts.protected.Namespaces)
 	}
 }

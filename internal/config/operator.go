@@ -140,17 +140,19 @@ type Terraform struct {
 
 // Allow is one entry of the operator's map.
 type Allow struct {
-	Repository   string      `json:"repository" jsonschema_description:"Name of a repository."`
-	Paths        []string    `json:"paths" jsonschema_description:"Globs on the folder of the stack file; ** crosses folders."`
-	Environments []string    `json:"environments" jsonschema_description:"Names of environments."`
-	Targets      []string    `json:"targets" jsonschema:"enum=kubernetes,enum=terraform" jsonschema_description:"What a stack may deploy to."`
-	Namespaces   []string    `json:"namespaces,omitempty" jsonschema_description:"Globs. Kubernetes only."`
-	Kinds        []string    `json:"kinds,omitempty" jsonschema_description:"Kind.group globs such as Deployment.apps or ConfigMap; namespaced kinds only unless named in full. Empty: all namespaced kinds."`
-	Credentials  []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
-	Drift        []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
-	Ignore       IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
-	Prune        []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
-	AdoptFrom    []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`
+	Repository   string   `json:"repository" jsonschema_description:"Name of a repository."`
+	Paths        []string `json:"paths" jsonschema_description:"Globs on the folder of the stack file; ** crosses folders."`
+	Environments []string `json:"environments" jsonschema_description:"Names of environments."`
+	Targets      []string `json:"targets" jsonschema:"enum=kubernetes,enum=terraform" jsonschema_description:"What a stack may deploy to."`
+	Namespaces   []string `json:"namespaces,omitempty" jsonschema_description:"Globs. Kubernetes only."`
+	Kinds        []string `json:"kinds,omitempty" jsonschema_description:"Kind.group globs such as Deployment.apps or ConfigMap; namespaced kinds only unless named in full. Empty: all namespaced kinds."`
+	// ClusterPowers is spelled out, since it is close to full trust.
+	ClusterPowers bool        `json:"clusterPowers,omitempty" jsonschema_description:"A stack may bind its own roles cluster-wide although they reach Holdfast's things (secrets or workloads of all namespaces), as cert-manager's and ingress controllers' do. Whoever may sign it is then trusted as much as Holdfast."`
+	Credentials   []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
+	Drift         []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
+	Ignore        IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
+	Prune         []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
+	AdoptFrom     []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`
 }
 
 // IgnoreBound bounds what a stack may ignore.

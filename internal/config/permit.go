@@ -16,9 +16,11 @@ type Permission struct {
 	Environment *Environment
 	Namespaces  []string // globs; Kubernetes only
 	Kinds       []string // globs; Kubernetes only
-	DriftMode   string   // "report" or "revert"
-	Prune       string   // "hold", "delete" or "orphan"
-	Credentials map[string]string
+	// ClusterPowers permits roles, bound cluster-wide, that reach Holdfast's things.
+	ClusterPowers bool
+	DriftMode     string // "report" or "revert"
+	Prune         string // "hold", "delete" or "orphan"
+	Credentials   map[string]string
 }
 
 // Permit compares what the stack in folder dir of a repository asks for with
@@ -108,7 +110,7 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 	if p.Prune = s.Spec.Prune; p.Prune == "" {
 		p.Prune = "hold"
 	}
-	p.Namespaces, p.Kinds = granted.Namespaces, granted.Kinds
+	p.Namespaces, p.Kinds, p.ClusterPowers = granted.Namespaces, granted.Kinds, granted.ClusterPowers
 	if p.DriftMode == "" {
 		p.DriftMode = granted.Drift[0]
 	}

@@ -82,6 +82,7 @@ func TestTouches(t *testing.T) {
 		"webhook on namespaces":          {"admission", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [namespaces]}]}]"},
 		"webhook on all of the cluster":  {"admission", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: ['*'], scope: Cluster}]}]"},
 		"webhook on cluster roles":       {"admission of roles", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}], namespaceSelector: {matchLabels: {a: b}}}]"},
+		"webhook on its own roles":       {"admission of roles", admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}], objectSelector: {matchLabels: {app.kubernetes.io/name: holdfast}}}]"},
 		"policy on cluster bindings":     {"admission of roles", admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: ['*'], resources: [clusterrolebindings]}], objectSelector: {matchExpressions: [{key: app.kubernetes.io/name, operator: NotIn, values: [holdfast]}]}}}"},
 		"policy on config maps":          {"admission", admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [''], resources: [configmaps]}]}}"},
 		"mutating policy":                {"admission", admission + "kind: MutatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [apps], resources: ['*']}]}}"},
@@ -128,11 +129,12 @@ func TestLeavesOthersAlone(t *testing.T) {
 			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [holdfast-system]}]}}]",
 		"webhook on what is in namespaces": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: ['*'], resources: ['*'], scope: Namespaced}], " +
 			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [holdfast-system]}]}}]",
-		"webhook on labelled roles": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}], objectSelector: {matchLabels: {team: shop}}}]",
-		"an admin in one namespace": rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {kind: ClusterRole, name: admin}\nsubjects: [{kind: Group, name: 'system:serviceaccounts:shop'}]",
-		"discovery for everybody":   clusterBinding("system:discovery", "Group", "system:authenticated"),
-		"a role for one account":    clusterBinding("x", "User", "eve"),
-		"API of its own":            "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1beta1.metrics.k8s.io}\nspec: {group: metrics.k8s.io, service: {namespace: kube-system}}",
+		"webhook outside of namespaces": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [apps], resources: ['*'], scope: Cluster}]}]",
+		"webhook on labelled roles":     admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}], objectSelector: {matchLabels: {team: shop}}}]",
+		"an admin in one namespace":     rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {kind: ClusterRole, name: admin}\nsubjects: [{kind: Group, name: 'system:serviceaccounts:shop'}]",
+		"discovery for everybody":       clusterBinding("system:discovery", "Group", "system:authenticated"),
+		"a role for one account":        clusterBinding("x", "User", "eve"),
+		"API of its own":                "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1beta1.metrics.k8s.io}\nspec: {group: metrics.k8s.io, service: {namespace: kube-system}}",
 	} {
 		if _, why := self.Touches(object(t, text)); why != "" {
 			t.Errorf("%s: %s", name, why)

@@ -187,6 +187,10 @@ type Allow struct {
 	// Kinds are globs over "ConfigMap", "Deployment.apps", …. A cluster-scoped
 	// kind must be listed by its exact name.
 	Kinds []string
+	// ClusterPowers permits to bind roles of the stack cluster-wide that reach
+	// Holdfast's own things, as those of many operators do. Whoever may sign the
+	// stack is then trusted as much as Holdfast.
+	ClusterPowers bool
 }
 
 // Spec describes one stack.

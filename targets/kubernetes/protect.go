@@ -67,13 +67,16 @@ func (t *Target) touches(o *desired) (hint, why string) {
 // reaches refuses a cluster role binding with which the roles that are declared
 // beside it would reach Holdfast.
 func (t *Target) reaches(objects []*desired) error {
+	if t.spec.Allow.ClusterPowers {
+		return nil
+	}
 	all := make([]daemon.Object, len(objects))
 	for i, o := range objects {
 		all[i] = daemon.Object{GroupKind: o.u.GroupVersionKind().GroupKind(), Name: o.id.Name, Content: o.u.Object}
 	}
 	for i, o := range objects {
 		if hint, why := t.c.identity().Reaches(all[i], all); why != "" {
-			return fault.New(fault.Denied, opRender, hint, "%s: %s: %s", o.from.at(), o.id, why)
+			return fault.New(fault.Denied, opRender, hint+"; an operator that needs it has clusterPowers: true in allow: of the operator's file", "%s: %s: %s", o.from.at(), o.id, why)
 		}
 	}
 	return nil

@@ -62,6 +62,21 @@ func TestNoStackDeclaresTheDaemon(t *testing.T) {
 	}
 }
 
+// The operator may grant what operators of this kind need, by name.
+func TestClusterPowers(t *testing.T) {
+	t.Parallel()
+	tt := offline(t, func(s *Spec) {
+		s.Allow = Allow{Namespaces: []string{"*"}, Kinds: []string{"*", "ClusterRole.rbac.authorization.k8s.io", "ClusterRoleBinding.rbac.authorization.k8s.io"}, ClusterPowers: true}
+	})
+	_, err := tt.Render(t.Context(), snapshot(map[string]string{
+		"a.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: reader}\nrules: [{apiGroups: [''], resources: [secrets], verbs: [get]}]\n",
+		"b.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: reader}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reader}\nsubjects: [{kind: User, name: eve}]\n",
+	}))
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNoStackPrunesOrAdoptsTheDaemon: what became Holdfast's own after a stack
 // had it is neither written nor deleted, and what binds its account is not
 // adopted.
