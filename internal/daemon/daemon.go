@@ -9,6 +9,7 @@ package daemon
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -192,6 +193,11 @@ func (id Identity) namesOwnObjects(o Object) string {
 	return ""
 }
 
+func ownLabel(key string) bool {
+	prefix, _, _ := strings.Cut(key, "/")
+	return inOwnDomain(prefix)
+}
+
 func inOwnDomain(s string) bool { return s == domain || strings.HasSuffix(s, "."+domain) }
 
 func (id Identity) inOwnGroup(o Object) string {
@@ -338,11 +344,11 @@ const namespaceNameLabel = "kubernetes.io/metadata.name"
 // the labels that the namespace and the objects there are known to have.
 func (id Identity) interceptsOwnObjects(o Object) string {
 	who, by := intercepts(o, func(m map[string]any, rules []map[string]any) bool {
-		if !selects(m["namespaceSelector"], labels.Set{namespaceNameLabel: id.Namespace}) {
+		if !selects(m["namespaceSelector"], id.namespaceLabels()...) {
 			return false
 		}
-		return slices.ContainsFunc(rules, inNamespace) && selects(m["objectSelector"], ownLabels) ||
-			slices.ContainsFunc(rules, onNamespaces) && selects(m["objectSelector"], labels.Set{namespaceNameLabel: id.Namespace})
+		return slices.ContainsFunc(rules, inNamespace) && selects(m["objectSelector"], ownLabels...) ||
+			slices.ContainsFunc(rules, onNamespaces) && selects(m["objectSelector"], id.namespaceLabels()...)
 	})
 	if !by {
 		return ""
@@ -355,7 +361,7 @@ func (id Identity) interceptsOwnObjects(o Object) string {
 // "Matching requests: namespaceSelector").
 func (id Identity) interceptsOwnRoles(o Object) string {
 	who, by := intercepts(o, func(m map[string]any, rules []map[string]any) bool {
-		return slices.ContainsFunc(rules, onClusterRoles) && (selects(m["objectSelector"], ownLabels) || selects(m["objectSelector"], labels.Set{}))
+		return slices.ContainsFunc(rules, onClusterRoles) && selects(m["objectSelector"], ownLabels...)
 	})
 	if !by {
 		return ""
@@ -403,8 +409,26 @@ func ofCluster(rule map[string]any, group string, resources ...string) bool {
 		})
 }
 
-// ownLabels are the labels that objects in Holdfast's namespace may have.
-var ownLabels = labels.Set{"app.kubernetes.io/name": "holdfast", "app.kubernetes.io/managed-by": "holdfast"}
+// ownLabels are the labels that objects in Holdfast's namespace have: what
+// deploy/ makes, what the daemon makes, and what has none (Leases, Events).
+var ownLabels = []labels.Set{
+	{"app.kubernetes.io/name": "holdfast"},
+	{"app.kubernetes.io/managed-by": "holdfast"},
+	{"app.kubernetes.io/name": "holdfast", "app.kubernetes.io/managed-by": "holdfast"},
+	{},
+}
+
+// namespaceLabels are those that Holdfast's namespace may have: those of the API
+// server and of deploy/, and nothing more.
+func (id Identity) namespaceLabels() []labels.Set {
+	name := labels.Set{namespaceNameLabel: id.Namespace}
+	deployed := labels.Set{"app.kubernetes.io/name": "holdfast"}
+	for _, mode := range []string{"enforce", "audit", "warn"} {
+		deployed["pod-security.kubernetes.io/"+mode] = "restricted"
+		deployed["pod-security.kubernetes.io/"+mode+"-version"] = "latest"
+	}
+	return []labels.Set{name, labels.Merge(name, deployed), labels.Merge(name, labels.Set{"app.kubernetes.io/name": "holdfast"})}
+}
 
 var (
 	// ownGroups are the API groups of what Holdfast's namespace holds: its pods,
@@ -413,9 +437,10 @@ var (
 	clusterResources = []string{"namespaces", "nodes", "persistentvolumes", "componentstatuses", "clusterroles", "clusterrolebindings"}
 )
 
-// selects reports whether a label selector matches. One that is absent or
-// cannot be read matches everything.
-func selects(selector any, set labels.Set) bool {
+// selects reports whether a label selector may match one of sets. One that is
+// absent or cannot be read matches everything; what it asks of Holdfast's own
+// labels, whose values can be computed, counts as met.
+func selects(selector any, sets ...labels.Set) bool {
 	if selector == nil {
 		return true
 	}
@@ -427,8 +452,10 @@ func selects(selector any, set labels.Set) bool {
 	if json.Unmarshal(b, &ls) != nil {
 		return true
 	}
+	maps.DeleteFunc(ls.MatchLabels, func(key, _ string) bool { return ownLabel(key) })
+	ls.MatchExpressions = slices.DeleteFunc(ls.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool { return ownLabel(r.Key) })
 	sel, err := metav1.LabelSelectorAsSelector(&ls)
-	return err != nil || sel.Matches(set)
+	return err != nil || slices.ContainsFunc(sets, func(set labels.Set) bool { return sel.Matches(set) })
 }
 
 var (

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,13 +12,25 @@ import (
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
-// image is one place in an object that names a container image.
+// image is one place in an object that names a container image, or that leads to
+// images in another way: it is opaque then.
 type image struct {
-	reference string
-	path      []any // keys and indexes
+	reference string // for an opaque place: what it leads to, to tell it from others
+	path      []any  // keys and indexes
 	// pin makes the place name what the subject was resolved to.
 	pin func(verify.Subject)
+	// uses is the "kind.group/name" of the object that an opaque place leads to, or empty.
+	uses string
+	// denied is why an opaque place may not be declared, unless uses is in the same stack.
+	denied error
 }
+
+// opaque returns an image that no reference names.
+func opaque(path []any, uses string, denied error) image {
+	return image{reference: cmp.Or(uses, dotted(path)), path: path, pin: func(verify.Subject) {}, uses: uses, denied: denied}
+}
+
+func (im image) opaque() bool { return im.denied != nil }
 
 // images finds every image that m names: in containers, init containers,
 // ephemeral containers and image volumes. It goes by the shape of a pod
@@ -94,37 +107,43 @@ func listedImages(key string, list []any, at []any, out *[]image) error {
 	return nil
 }
 
-// declaredImages returns the images that a declared path leads to in v. put
-// replaces v in what holds it.
+// declaredImages returns the images that a declared path leads to in v, which
+// stands at the path at. put replaces v in what holds it.
 func declaredImages(v any, path []string, at []any, put func(any)) ([]image, error) {
-	if len(path) == 0 {
-		return imageAt(v, at, put)
-	}
 	var out []image
-	step := func(key any, next any, put func(any)) error {
-		found, err := declaredImages(next, path[1:], append(slices.Clip(at), key), put)
+	err := walkPointer(v, path, at, put, func(v any, at []any, put func(any)) error {
+		found, err := imageAt(v, at, put)
 		out = append(out, found...)
 		return err
+	})
+	return out, err
+}
+
+// walkPointer calls visit with every value that path, where * stands for any key
+// or index, leads to in v, with where it stands and how it is replaced.
+func walkPointer(v any, path []string, at []any, put func(any), visit func(v any, at []any, put func(any)) error) error {
+	if len(path) == 0 {
+		return visit(v, at, put)
 	}
 	switch v := v.(type) {
 	case map[string]any:
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			if path[0] == "*" || path[0] == k {
-				if err := step(k, v[k], func(n any) { v[k] = n }); err != nil {
-					return nil, err
+				if err := walkPointer(v[k], path[1:], append(slices.Clip(at), k), func(n any) { v[k] = n }, visit); err != nil {
+					return err
 				}
 			}
 		}
 	case []any:
 		for i := range v {
 			if path[0] == "*" || path[0] == strconv.Itoa(i) {
-				if err := step(i, v[i], func(n any) { v[i] = n }); err != nil {
-					return nil, err
+				if err := walkPointer(v[i], path[1:], append(slices.Clip(at), i), func(n any) { v[i] = n }, visit); err != nil {
+					return err
 				}
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // imageAt reads the value at the end of a declared path.
@@ -252,11 +271,12 @@ func dotted(path []any) string {
 
 // artifacts returns every image of the rendering, once each, in order of
 // appearance. An object of a custom kind whose images nobody can tell is denied.
-func (ren *rendering) artifacts(kinds kindTable) ([]verify.Subject, error) {
+// An object that names no namespace is in namespace, if it is in any.
+func (ren *rendering) artifacts(kinds kindTable, namespace string) ([]verify.Subject, error) {
 	var out []verify.Subject
 	index := map[string]int{}
 	for _, o := range ren.objects {
-		found, err := kinds.images(o.u.GroupVersionKind().GroupKind(), o.u.Object)
+		found, err := ren.imagesOf(o, kinds, namespace)
 		if err != nil {
 			return nil, fault.Wrap(fault.Invalid, opRender, "", fmt.Errorf("%s: %s: %w", o.from.at(), o.id, err))
 		}
@@ -274,4 +294,35 @@ func (ren *rendering) artifacts(kinds kindTable) ([]verify.Subject, error) {
 		}
 	}
 	return out, nil
+}
+
+// imagesOf returns the images that o names by reference. It refuses one that
+// leads to others, unless those are of another object of the rendering, and one
+// that leaves the choice of an image to a controller.
+func (ren *rendering) imagesOf(o *desired, kinds kindTable, namespace string) ([]image, error) {
+	gk := o.u.GroupVersionKind().GroupKind()
+	found, err := kinds.images(gk, o.u.Object)
+	if err != nil {
+		return nil, err
+	}
+	var out []image
+	for _, im := range found {
+		switch {
+		case !im.opaque():
+			out = append(out, im)
+		case !ren.declares(im.uses, o.id.Namespace, namespace):
+			return nil, im.denied
+		}
+	}
+	return out, kinds[strings.ToLower(gk.String())].missing(gk, o.u.Object)
+}
+
+// declares reports whether object, a "kind.group/name", is in the rendering and
+// is what something in the namespace in means by that. Kinds that are not
+// namespaced say so in their names.
+func (ren *rendering) declares(object, in, namespace string) bool {
+	return slices.ContainsFunc(ren.objects, func(o *desired) bool {
+		near := strings.HasPrefix(object, "cluster") || cmp.Or(o.id.Namespace, namespace) == cmp.Or(in, namespace)
+		return near && strings.ToLower(o.id.Kind)+"/"+o.id.Name == object
+	})
 }

@@ -72,7 +72,7 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	}
 	slices.SortFunc(ren.objects, func(a, b *desired) int { return order(a.u, b.u) })
 	out := targets.Rendered{Stack: t.spec.Stack, Environment: t.spec.Environment, Revision: s.Revision}
-	if out.Artifacts, err = ren.artifacts(t.c.kinds); err != nil {
+	if out.Artifacts, err = ren.artifacts(t.c.kinds, t.spec.Namespace); err != nil {
 		return targets.Rendered{}, err
 	}
 	for _, o := range ren.objects {
