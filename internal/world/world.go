@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -187,13 +188,18 @@ func (w *World) Close() error {
 	return errors.Join(errs...)
 }
 
+// freeAddress returns an address to listen on that is below the ports that the
+// kernel gives to connections: one of those may be taken again at any moment.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
-	if err != nil {
-		return "", err
+	var err error
+	for range 100 {
+		var l net.Listener
+		l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))) //nolint:noctx,gosec // closed at once; a port needs no secrecy
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
 	}
-	defer l.Close() //nolint:errcheck // nothing was sent
-	return l.Addr().String(), nil
+	return "", err
 }
 
 // writeConfig writes the operator's file and everything that it names.
