@@ -28,17 +28,22 @@ func (r *Reconciler) Status() Overview {
 		o.Repositories = append(o.Repositories, r.repository(c.Name).snapshotStatus())
 	}
 	for _, s := range r.all() {
-		st := s.snapshotStatus()
-		if st.Suspended = r.suspension(s.Name); st.Suspended != nil {
-			st.Phase, st.Message, st.Hint = Suspended, st.Suspended.err().Error(), fault.HintOf(st.Suspended.err())
-		}
-		if rb := r.orders.rolledBack(s.Name); rb != nil {
-			st.RolledBack = &RolledBack{To: rb.To, From: rb.From, Reason: rb.Reason, Since: rb.Since}
-		}
-		o.Stacks = append(o.Stacks, st)
+		o.Stacks = append(o.Stacks, r.stackStatus(s))
 	}
 	o.Revocations = r.Revocations.List()
 	return o
+}
+
+// stackStatus returns what is known about a stack, what people ordered included.
+func (r *Reconciler) stackStatus(s *stack) Status {
+	st := s.snapshotStatus()
+	if st.Suspended = r.suspension(s.Name); st.Suspended != nil {
+		st.Phase, st.Message, st.Hint = Suspended, st.Suspended.err().Error(), fault.HintOf(st.Suspended.err())
+	}
+	if rb := r.orders.rolledBack(s.Name); rb != nil {
+		st.RolledBack = &RolledBack{To: rb.To, From: rb.From, Reason: rb.Reason, Since: rb.Since}
+	}
+	return st
 }
 
 // Sync takes the newest commit of every repository once. It is for work without

@@ -220,7 +220,7 @@ func (g standing) Collect(to chan<- prometheus.Metric) {
 		collectRepository(to, g.r.repository(c.Name).snapshotStatus())
 	}
 	for _, s := range g.r.all() {
-		collectStack(to, s)
+		g.r.collectStack(to, s)
 	}
 }
 
@@ -266,8 +266,8 @@ func collectRepository(to chan<- prometheus.Metric, st RepositoryStatus) {
 	gauge(to, descLag, lag, st.Name)
 }
 
-func collectStack(to chan<- prometheus.Metric, s *stack) {
-	st := s.snapshotStatus()
+func (r *Reconciler) collectStack(to chan<- prometheus.Metric, s *stack) {
+	st := r.stackStatus(s)
 	name := label(st.Stack)
 	for _, p := range phases {
 		gauge(to, descPhase, oneIf(st.Phase == p), name, st.Environment, string(p))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
@@ -38,6 +39,9 @@ func TestSuspendedStackStaysAsItIs(t *testing.T) {
 	if _, err := r.Apply(t.Context(), "a"); fault.KindOf(err) != fault.Waiting {
 		t.Errorf("apply: %v", err)
 	}
+	if got := phaseMetric(t, r, "a", Suspended); got != 1 {
+		t.Errorf("the metric of its phase is %v", got)
+	}
 	stop()
 
 	r = b.new() // it holds over a restart
@@ -51,6 +55,27 @@ func TestSuspendedStackStaysAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("it is brought to the newest commit", func() bool { return b.object("a") == "v2" && status(r, "a").Phase == Ready })
+}
+
+// phaseMetric returns what the metrics say about a phase of a stack.
+func phaseMetric(t *testing.T, r *Reconciler, stack string, p Phase) float64 {
+	t.Helper()
+	families, err := r.Metrics.(*prometheus.Registry).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if f.GetName() == "holdfast_stack_phase" && labels["stack"] == stack && labels["phase"] == string(p) {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 func TestSuspensionEnds(t *testing.T) {

@@ -201,7 +201,7 @@ func (g *Gate) judge(r Request, sum digest.Digest) error {
 			"the plan removes %d of %d objects, the limit is %d percent", removes, p.Keeps+removes, share)
 	}
 	if !g.limits.AllowEmpty && removes > 0 && p.Keeps == 0 {
-		return fault.New(fault.Waiting, op, "check that the stack's folder is what you meant",
+		return fault.New(fault.Waiting, op, "check that the stack's folder is what you meant; to end the stack, set prune: delete in its file, and remove the file in a later commit",
 			"the plan removes everything that the stack has (%d objects)", removes)
 	}
 	return nil
