@@ -202,7 +202,7 @@ func (f *faulty) metric(name string) (lines []string) {
 	must(f.t, err)
 	resp, err := http.DefaultClient.Do(req)
 	must(f.t, err)
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	must(f.t, err)
 	for line := range strings.Lines(string(b)) {

@@ -204,7 +204,7 @@ func ledgerLog(cmd *cobra.Command, cfg *config.Loaded, stack string) error {
 		return err
 	}
 	var kept []string
-	err = reader.Scan(cmd.Context(), 0, func(i ledger.Index, e ledger.Entry) error {
+	err = reader.Scan(cmd.Context(), 0, func(_ ledger.Index, e ledger.Entry) error {
 		if e.Stack == stack {
 			kept = append(kept, fmt.Sprintf("%s %s %s %s", e.Time.Format(time.RFC3339), e.Type, e.Outcome, e.Note))
 			kept = kept[max(0, len(kept)-logLines):]

@@ -142,7 +142,7 @@ func (s *secretive) fetch(path string) {
 	must(s.t, err)
 	resp, err := http.DefaultClient.Do(req)
 	must(s.t, err)
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	must(s.t, err)
 	s.said[path] += string(b)

@@ -124,7 +124,7 @@ func readLayout(dir string) (files []file, err error) {
 		if err != nil {
 			return err
 		}
-		content, err := os.ReadFile(p)
+		content, err := os.ReadFile(p) //nolint:gosec // a folder that this program just wrote
 		files = append(files, file{path: filepath.ToSlash(rel), mode: 0o644, content: content})
 		return err
 	})

@@ -119,7 +119,7 @@ func open(t *testing.T, archive string) (v1.ImageIndex, v1.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	dir := t.TempDir()
 	unpack(t, f, dir)
 	outer, err := layout.ImageIndexFromPath(dir)

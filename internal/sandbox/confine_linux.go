@@ -27,7 +27,7 @@ const (
 // and MUST end; Landlock alone may be missing, and ready says so.
 func confine(o orders) (ready, error) {
 	// If memory gets short on the host, a worker goes before the daemon.
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) //nolint:gosec // exists; a host without it loses nothing
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // a host without it loses nothing
 	if err := limitResources(o); err != nil {
 		return ready{}, err
 	}

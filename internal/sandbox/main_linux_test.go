@@ -69,7 +69,7 @@ func hostile(request []byte, fsys fs.FS) ([]byte, error) {
 		return make([]byte, 64<<20), nil
 	case "panic":
 		var m map[string]int
-		m[arg] = 1
+		m[arg] = 1 //nolint:staticcheck // the panic is what is tested
 	case "panic-secret":
 		panic("the value is " + arg)
 	case "die":
@@ -95,5 +95,5 @@ func hostile(request []byte, fsys fs.FS) ([]byte, error) {
 func deeper(n int) int {
 	var pad [1024]byte
 	pad[n%1024] = 1
-	return deeper(n+1) + int(pad[0])
+	return deeper(n+1) + int(pad[0]) //nolint:staticcheck // the overflow is what is tested
 }

@@ -272,7 +272,7 @@ func (p *Pool) tell(ctx context.Context, message string, attrs ...slog.Attr) {
 	p.told = true
 	p.mu.Unlock()
 	if !told {
-		p.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
+		p.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...) //nolint:sloglint // constants of its callers
 	}
 }
 

@@ -1058,7 +1058,7 @@ func TestRandomEdits(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			random := rand.New(rand.NewPCG(seed, 12)) //nolint:gosec // a test that can be repeated
+			random := rand.New(rand.NewPCG(seed, 12))
 			ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
 			tt := target(t, c.Config, ns, nil, nil)
 			r := deploy(t, tt, map[string]string{"a.yaml": manifest})

@@ -210,7 +210,7 @@ func stands(m map[string]any, pointer string) bool {
 // says reports whether a field with the value v asks for anything.
 func says(v any) bool {
 	list, ok := v.([]any)
-	return v != nil && v != "" && v != false && !(ok && len(list) == 0)
+	return v != nil && v != "" && v != false && (!ok || len(list) > 0)
 }
 
 // used returns the "kind.group/name" that the value of a field names, for which

@@ -266,7 +266,7 @@ func TestSizeMustBeTheOneClaimed(t *testing.T) {
 		if err != nil {
 			panic(err)
 		}
-		defer resp.Body.Close() //nolint:errcheck // only read from
+		defer resp.Body.Close()
 		var m map[string]any
 		if err := json.NewDecoder(resp.Body).Decode(&m); err != nil {
 			panic(err)
