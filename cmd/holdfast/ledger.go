@@ -40,7 +40,20 @@ func openLedger(ctx context.Context, cfg *config.Loaded, onLag func(context.Cont
 	if err := os.WriteFile(ledgerPub(cfg), []byte(vkey+"\n"), 0o644); err != nil { // a public key
 		return nil, fmt.Errorf("ledger key: %w", err)
 	}
-	return ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: onLag})
+	l, err := ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: onLag})
+	if err != nil {
+		return nil, err
+	}
+	// A crash may have left keys that were never put in their place. The lock says
+	// that nobody is at it now.
+	left, err := filepath.Glob(filepath.Join(cfg.StateDir, ".key-*"))
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ledger key: %w", err), l.Close())
+	}
+	return l, nil
 }
 
 // lags says that the ledger's signed checkpoint is behind, or no longer.
