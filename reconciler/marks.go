@@ -137,11 +137,12 @@ func (r *Reconciler) checkMark(ctx context.Context, ms *markState, repo *reposit
 	if found {
 		ms.written = m.Commit
 		err := r.compareMark(ctx, repo, m, verified)
-		if fault.KindOf(err) == fault.Denied && err != nil {
+		if err != nil && fault.KindOf(err) == fault.Denied {
 			ms.refused, ms.found, ms.retry = err, m.Commit, time.Now().Add(markAgain)
 			r.Log.WarnContext(ctx, "mark refused", slog.String("repository", repo.Name), slog.String("environment", environment), slog.String("error", r.Scrub(err.Error())))
-			r.tell(Event{Type: EventSource, Key: "mark/" + environment + "/" + repo.Name, Environment: environment, Repository: repo.Name,
-				Revision: m.Commit, Kind: fault.Denied, Message: err.Error(), Hint: fault.HintOf(err)})
+			e := markEvent(environment, repo.Name, err.Error())
+			e.Revision, e.Kind, e.Hint = m.Commit, fault.Denied, fault.HintOf(err)
+			r.tell(e)
 		}
 		if err != nil {
 			return err
@@ -149,10 +150,16 @@ func (r *Reconciler) checkMark(ctx context.Context, ms *markState, repo *reposit
 	}
 	ms.checked = true
 	if wasRefused {
-		r.tell(Event{Type: EventSource, Key: "mark/" + environment + "/" + repo.Name, Resolved: true, Environment: environment, Repository: repo.Name,
-			Message: "this daemon knows what the mark says"})
+		e := markEvent(environment, repo.Name, "this daemon knows what the mark says")
+		e.Resolved = true
+		r.tell(e)
 	}
 	return nil
+}
+
+// markEvent returns an event about the mark of a repository in an environment.
+func markEvent(environment, repository, message string) Event {
+	return Event{Type: EventSource, Key: "mark/" + environment + "/" + repository, Environment: environment, Repository: repository, Message: message}
 }
 
 // compareMark reports what the mark knows and this daemon does not.
@@ -174,11 +181,8 @@ func (r *Reconciler) compareMark(ctx context.Context, repo *repository, m Mark, 
 		return fault.New(fault.Waiting, op, "", "no commit of repository %s was verified yet", repo.Name)
 	}
 	err := repo.Follows(ctx, m.Commit, verified)
-	switch fault.KindOf(err) {
-	case fault.Denied, fault.Invalid:
-		if err != nil {
-			return fault.New(fault.Denied, op, hint, "commit %s was applied there, and %s does not come after it: %w", m.Commit, verified, err)
-		}
+	if k := fault.KindOf(err); err != nil && (k == fault.Denied || k == fault.Invalid) {
+		return fault.New(fault.Denied, op, hint, "commit %s was applied there, and %s does not come after it: %w", m.Commit, verified, err)
 	}
 	return err
 }

@@ -75,18 +75,15 @@ func (o *orders) suspend(stack string, s Suspension) {
 	o.suspended[stack] = s
 }
 
-// lift ends the suspension of a stack, or all of them, and reports whether there
-// was one.
-func (o *orders) lift(stack string) bool {
+// lift ends the suspension of a stack, or all of them.
+func (o *orders) lift(stack string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	n := len(o.suspended)
 	if stack == "" {
 		o.suspended = nil
 	} else {
 		delete(o.suspended, stack)
 	}
-	return len(o.suspended) < n
 }
 
 func (o *orders) take(order digest.Digest, stack, from string) {
@@ -497,7 +494,9 @@ func (r *Reconciler) overMarks(ctx context.Context, repo *repository, commit str
 		if err != nil {
 			return err
 		}
-		r.tell(Event{Type: EventSource, Key: "mark/" + env + "/" + repo.Name, Resolved: true, Environment: env, Repository: repo.Name, Message: "an order was taken: history goes on from " + commit})
+		e := markEvent(env, repo.Name, "an order was taken: history goes on from "+commit)
+		e.Resolved = true
+		r.tell(e)
 	}
 	return nil
 }

@@ -11,10 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// MinWebhookSecret is the least length of a webhook's secret in bytes. Whether
-// the file holds that much is checked where it is read.
-const MinWebhookSecret = 16
-
 func completeSigners(dir string, signers []Signer) {
 	for i := range signers {
 		s := &signers[i]

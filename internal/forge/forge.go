@@ -27,6 +27,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/internal/httpd"
 )
 
 const (
@@ -207,22 +208,8 @@ func (h *Handler) Serve(ctx context.Context, l net.Listener) error {
 			k.looks.stop()
 		}
 	}()
-	srv := &http.Server{
+	return httpd.Serve(ctx, &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: 30 * time.Second,
-		MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug), // what strangers do wrong
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(netutil.LimitListener(l, maxConnections)) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	if err := srv.Shutdown(grace); err != nil {
-		return errors.Join(err, srv.Close())
-	}
-	return nil
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug), // what strangers do wrong
+	}, netutil.LimitListener(l, maxConnections))
 }
