@@ -643,3 +643,46 @@ func TestSuspendStopsWhatIsJudged(t *testing.T) {
 		t.Errorf("it was made %q", got)
 	}
 }
+
+// An emptied repository deletes nothing, whatever its stacks asked for, and a
+// restart is no way around that.
+func TestEmptiedRepositoryIsHeld(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a", "c")
+	b.prune["a"], b.prune["c"] = PruneDelete, PruneDelete
+	r, stop := b.ready("a", "c")
+	b.push(map[string]string{"a/object": "", "c/object": "", "readme": "nothing is left"})
+	for _, name := range []string{"a", "c"} {
+		b.untilPhase(r, name, Held)
+	}
+	stop()
+	clear(b.found)
+	r = b.new()
+	b.run(r)
+	b.untilPhase(r, "a", Held)
+	b.drift("a", "moved")
+	b.until("it goes on being enforced", func() bool { return b.object("a") == "v1" })
+	if b.count("removal a")+b.count("removal c") != 0 {
+		t.Error("the stacks of an emptied repository were removed")
+	}
+}
+
+// One text is signed, and the same is read.
+func TestOrderIsReadAsItIsSigned(t *testing.T) {
+	t.Parallel()
+	good := `{"kind":"rollback","ledger":"l","repository":"r","stack":"s","from":"a","to":"b","reason":"why","issued":"2026-01-02T03:04:05Z"}`
+	if o, err := parseOrder([]byte(good)); err != nil || o.To != "b" {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	for name, raw := range map[string]string{
+		"a field twice":    strings.Replace(good, `"to":"b"`, `"to":"b","to":"c"`, 1),
+		"another case":     strings.Replace(good, `"to":"b"`, `"to":"b","To":"c"`, 1),
+		"an unknown field": strings.Replace(good, `"to":"b"`, `"to":"b","until":"c"`, 1),
+		"more behind it":   good + `{"kind":"recover"}`,
+		"no JSON":          "rollback, please",
+	} {
+		if o, err := parseOrder([]byte(raw)); fault.KindOf(err) != fault.Invalid || err == nil {
+			t.Errorf("%s is read as %+v: %v", name, o, err)
+		}
+	}
+}
