@@ -29,7 +29,6 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 	"github.com/transparency-dev/tessera"
-	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -37,11 +36,7 @@ import (
 )
 
 const (
-	groupSize          = 64 // entries that one write of the tree may add
-	groupAge           = 200 * time.Microsecond
-	checkpointInterval = 100 * time.Millisecond // the least that Tessera takes
-	closeTimeout       = 10 * time.Second
-	pollInterval       = 10 * time.Millisecond
+	pollInterval = 10 * time.Millisecond
 
 	// maxSkew is how far the clock may be behind the last entry before an
 	// append has to wait. Within it the last entry's time is used again.
@@ -87,12 +82,11 @@ type Numbered struct {
 // Ledger is a log that is open for writing. It is safe for concurrent use.
 type Ledger struct {
 	store    store
+	signer   note.Signer
 	verifier note.Verifier
 	onLag    func(context.Context, Lag)
 	lock     *flock.Flock
-	add      tessera.AddFn
-	shutdown func(context.Context) error
-	stop     context.CancelFunc
+	opened   chan struct{} // tells Run that there is a writer again
 
 	qmu        sync.Mutex
 	queue      []*request
@@ -100,10 +94,14 @@ type Ledger struct {
 	closed     bool
 	commits    sync.WaitGroup
 
-	mu    sync.Mutex
-	state state
-	dirty bool // an append failed: what is on disk is not known
-	mark  mark
+	mu      sync.Mutex
+	state   state
+	dirty   bool // an append failed: what is on disk is not known
+	mark    mark
+	ended   bool      // the folder is unlocked
+	writer  *writer   // nil in quiet times
+	wrote   time.Time // when the writer was needed last
+	resting tlog.Tree // what was in the log when writer was closed
 }
 
 // mark is a size of the log that no checkpoint was seen to cover since a time.
@@ -181,8 +179,10 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 	}
 	l := &Ledger{
 		store:    store{dir: cfg.Dir},
+		signer:   cfg.Signer,
 		verifier: v,
 		onLag:    cfg.OnLag,
+		opened:   make(chan struct{}, 1),
 		lock:     flock.New(filepath.Join(cfg.Dir, "lock"), flock.SetPermissions(0o600)),
 		state:    state{open: map[Index]Entry{}},
 	}
@@ -209,28 +209,13 @@ func (l *Ledger) open(ctx context.Context, cfg Config) error {
 	if err := l.store.prepareBodies(); err != nil {
 		return diskFault(op, err)
 	}
-	driver, err := posix.New(ctx, posix.Config{Path: cfg.Dir})
-	if err != nil {
-		return diskFault(op, err)
-	}
 	if err := os.MkdirAll(l.store.path(".state"), 0o700); err != nil {
 		return diskFault(op, err)
 	}
-	if err := l.store.probe(); err != nil {
+	if err := l.openWriter(ctx); err != nil {
 		return diskFault(op, err)
 	}
-	opts := tessera.NewAppendOptions().
-		WithCheckpointSigner(cfg.Signer).
-		WithBatching(groupSize, groupAge).
-		WithCheckpointInterval(checkpointInterval).
-		WithShutdownTimeout(closeTimeout)
-	bg, stop := context.WithCancel(context.WithoutCancel(ctx))
-	appender, shutdown, _, err := tessera.NewAppender(bg, driver, opts)
-	if err != nil {
-		stop()
-		return diskFault(op, err)
-	}
-	l.add, l.shutdown, l.stop = appender.Add, shutdown, stop
+	l.wrote = time.Now()
 	return nil
 }
 
@@ -421,13 +406,16 @@ func (l *Ledger) commit(ctx context.Context, group []*request) error {
 			return fault.Wrap(fault.Internal, op, "", err)
 		}
 	}
+	if err := l.needWriter(ctx); err != nil {
+		return diskFault(op, err)
+	}
 	if err := l.store.probe(); err != nil {
 		return diskFault(op, err)
 	}
 
 	futures := make([]tessera.IndexFuture, len(group))
 	for i, leaf := range leaves {
-		futures[i] = l.add(ctx, tessera.NewEntry(leaf))
+		futures[i] = l.writer.add(ctx, tessera.NewEntry(leaf))
 	}
 	for i, f := range futures {
 		idx, ferr := f()
@@ -517,8 +505,9 @@ func (l *Ledger) touch() {
 	}
 }
 
-// Run watches that the signed checkpoint keeps up with the log, and tells
-// Config.OnLag when it does not. It blocks until ctx is done and returns nil.
+// Run watches that the signed checkpoint keeps up with the log, tells
+// Config.OnLag when it does not, and lets the log's files alone in quiet times.
+// It blocks until ctx is done and returns nil.
 func (l *Ledger) Run(ctx context.Context) error {
 	t := time.NewTicker(lagAlarm / 4)
 	defer t.Stop()
@@ -538,6 +527,16 @@ func (l *Ledger) Run(ctx context.Context) error {
 		case lag.Entries == 0 && !told.IsZero():
 			told = time.Time{}
 			l.onLag(ctx, Lag{})
+		}
+		if lag.Entries > 0 || !l.rest(quietTime) {
+			continue
+		}
+		t.Stop()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.opened:
+			t.Reset(lagAlarm / 4)
 		}
 	}
 }
@@ -706,6 +705,12 @@ func (l *Ledger) await(ctx context.Context, size uint64) error {
 	if l.covered() >= size {
 		return nil
 	}
+	l.mu.Lock()
+	err := l.needWriter(ctx) // it publishes the checkpoint again if that was lost in a quiet time
+	l.mu.Unlock()
+	if err != nil {
+		return diskFault("ledger.Flush", err)
+	}
 	t := time.NewTicker(pollInterval)
 	defer t.Stop()
 	for {
@@ -736,10 +741,16 @@ func (l *Ledger) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := l.Flush(ctx)
-	if err == nil {
-		err = l.shutdown(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writer != nil {
+		if err == nil {
+			err = l.writer.shutdown(ctx)
+		}
+		l.writer.stop()
+		l.writer = nil
 	}
-	l.stop()
+	l.ended = true
 	return errors.Join(err, l.lock.Unlock())
 }
 

@@ -708,6 +708,106 @@ func TestLag(t *testing.T) {
 	k.check(t)
 }
 
+// In quiet times nothing is open, and the log goes on after them.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	synctest.Test(t, func(t *testing.T) {
+		l, err := ledger.Open(t.Context(), k.config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = l.Run(ctx) })
+		then := time.Now().Add(-time.Hour) // see TestLag
+		publish := func() {
+			t.Helper()
+			if err := os.Chtimes(filepath.Join(k.dir, "checkpoint"), then, then); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Flush(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, l, 2)
+		publish()
+		if l.Resting() {
+			t.Error("resting at once")
+		}
+		for range 3 {
+			time.Sleep(time.Minute) // of the bubble's
+			if !l.Resting() {
+				t.Error("no rest in a quiet minute")
+			}
+			fill(t, l, 1)
+			if l.Resting() {
+				t.Error("resting after an append")
+			}
+			publish()
+		}
+		cancel()
+		wg.Wait()
+		mustClose(t, l)
+	})
+	if res := k.check(t); res.Size != 5 {
+		t.Errorf("%d entries", res.Size)
+	}
+}
+
+// What was done to the files in a quiet time is noticed before the next entry.
+func TestChangedWhileResting(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(dir, old string) error
+		want   string
+	}{
+		"state deleted":  {func(dir, _ string) error { return os.Remove(filepath.Join(dir, ".state", "treeState")) }, "is gone"},
+		"folder deleted": {func(dir, _ string) error { return os.RemoveAll(dir) }, "is gone"},
+		"rolled back":    {rollBack, "changed by somebody else"},
+		"state destroyed": {func(dir, _ string) error {
+			return os.WriteFile(filepath.Join(dir, ".state", "treeState"), []byte("{"), 0o600)
+		}, "tree state"},
+		"no checkpoint": {func(dir, _ string) error { return os.Remove(filepath.Join(dir, "checkpoint")) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := newTestLog(t)
+			l := k.open(t)
+			fill(t, l, 2)
+			old := k.copyTo(t)
+			fill(t, l, 1)
+			if err := l.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !l.Rest() {
+				t.Fatal("no rest")
+			}
+			if err := tc.change(k.dir, old.dir); err != nil {
+				t.Fatal(err)
+			}
+			_, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil)
+			switch {
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("Append = %v, want something with %q", err, tc.want)
+			case tc.want == "" && err != nil:
+				t.Errorf("Append = %v", err)
+			case err == nil:
+				mustClose(t, l)
+				k.check(t)
+			}
+		})
+	}
+}
+
+// rollBack puts the older files of a log over the newer ones.
+func rollBack(dir, old string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.CopyFS(dir, os.DirFS(old))
+}
+
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "sub", "key")
@@ -764,6 +864,7 @@ func BenchmarkAppend(b *testing.B) {
 		at     int // appends at once
 	}{
 		{"alone", nil, 1},
+		{"alone after a rest", nil, 1},
 		{"alone with 5 bodies", many(5), 1},
 		{"200 at once", nil, 200},
 	} {
@@ -774,6 +875,13 @@ func BenchmarkAppend(b *testing.B) {
 			n := 0
 			for b.Loop() {
 				n++
+				if strings.HasSuffix(tc.name, "rest") {
+					b.StopTimer()
+					if err := l.Flush(b.Context()); err != nil || !l.Rest() {
+						b.Fatalf("no rest: %v", err)
+					}
+					b.StartTimer()
+				}
 				var wg sync.WaitGroup
 				for w := range tc.at {
 					bodies := map[string][]byte{}

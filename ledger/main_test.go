@@ -68,6 +68,11 @@ func runChild(dir, mode string) int {
 		if mode == "files" {
 			resource, value = syscall.RLIMIT_NOFILE, 6+limit
 		}
+		if limit%4 == 0 { // the writer has to be opened under the limit
+			if err := l.Flush(ctx); err != nil || !l.Rest() {
+				return fail(fmt.Errorf("limit %d: no rest: %w", limit, err))
+			}
+		}
 		var old syscall.Rlimit
 		if err := syscall.Getrlimit(resource, &old); err != nil {
 			return fail(err)

@@ -118,7 +118,7 @@ func print1(w io.Writer, r result) {
 	row("edit to reverted", "p50 %.1f ms, p99 %.1f ms", r.EditP50, r.EditP99)
 	row("delete to restored", "p50 %.1f ms, p99 %.1f ms", r.DeleteP50, r.DeleteP99)
 	row("restart, configuration changed", "%.2f s until every stack is ready", r.Restart)
-	row("idle, polled every 30 s", "%.2f %% of a core, %.0f API requests in a minute (6 renew the lease)", r.IdleCore, r.IdleReq)
+	row("idle, polled every 30 s", "%.2f %% of a core, %.0f API requests in a minute (12 renew the lease)", r.IdleCore, r.IdleReq)
 	row("memory", "%.0f MiB RSS, of which %.0f MiB anonymous", r.RSS, r.AnonRSS)
 	if r.TofuPlan > 0 {
 		row("floor: bare tofu plan", "%.0f ms", r.TofuPlan)
