@@ -441,16 +441,24 @@ func (l *Ledger) commit(ctx context.Context, group []*request) error {
 	return nil
 }
 
-// now returns the time for the next entry, to the millisecond.
+// Now returns the time that an entry would get. No clock is believed that is
+// behind the newest entry by more than two seconds (invariant 13): then the
+// error is of kind fault.Waiting.
+func (l *Ledger) Now() (time.Time, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now()
+}
+
+// now is Now with l.mu held.
 func (l *Ledger) now() (time.Time, error) {
-	now := time.Now().UTC().Truncate(time.Millisecond)
-	behind := l.state.last.Sub(now)
-	if behind > maxSkew {
-		return now, fault.New(fault.Waiting, "ledger.Append", "set the machine's clock",
-			"the clock is %s behind the last ledger entry", behind)
+	now, last := time.Now().UTC().Truncate(time.Millisecond), l.state.last
+	if now.Before(last.Add(-maxSkew)) {
+		return now, fault.New(fault.Waiting, "ledger.Now", "set the clock of this machine right",
+			"the clock says %s, and the newest entry of the ledger is from %s", now.Format(time.RFC3339), last.Format(time.RFC3339))
 	}
-	if behind > 0 {
-		now = l.state.last
+	if now.Before(last) {
+		now = last
 	}
 	return now, nil
 }
@@ -628,14 +636,6 @@ func (l *Ledger) Contains(_ context.Context, checkpoint []byte) error {
 // verifier keys begin (C2SP signed-note).
 func (l *Ledger) Origin() string {
 	return fmt.Sprintf("%s+%08x", l.verifier.Name(), l.verifier.KeyHash())
-}
-
-// Last returns the time of the newest entry, zero in an empty ledger. No clock
-// is believed that is behind it (invariant 13).
-func (l *Ledger) Last() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.state.last
 }
 
 // Entry returns entry i, checked against the tree.

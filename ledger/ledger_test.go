@@ -651,7 +651,7 @@ func TestClockThatWentBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := k.open(t)
 		_, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil)
-		if fault.KindOf(err) != fault.Waiting || !strings.Contains(err.Error(), "behind the last ledger entry") {
+		if fault.KindOf(err) != fault.Waiting || !strings.Contains(err.Error(), "the clock says") {
 			t.Errorf("Append = %v", err)
 		}
 		if l.Size() != 1 {

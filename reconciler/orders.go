@@ -348,7 +348,7 @@ func (r *Reconciler) Obey(ctx context.Context, raw, signature []byte) error {
 	if r.Signer == nil {
 		return fault.New(fault.Denied, op, "name who may sign orders under orders: in the operator's file", "nobody may sign orders")
 	}
-	now, err := r.now()
+	now, err := r.Ledger.Now()
 	if err != nil {
 		return err
 	}
@@ -450,7 +450,7 @@ func (r *Reconciler) fits(o Order, sum digest.Digest, now time.Time) error {
 // it so.
 func (r *Reconciler) prepareRecover(ctx context.Context, o Order) (func() error, error) {
 	repo := r.repository(o.Repository)
-	seen, err := r.now()
+	seen, err := r.Ledger.Now()
 	if err != nil {
 		return nil, err
 	}

@@ -110,8 +110,9 @@ type Ledger interface {
 	DanglingIntents(ctx context.Context) ([]ledger.Numbered, error)
 	// Orders returns what people ordered, oldest first.
 	Orders(ctx context.Context) ([]ledger.Numbered, error)
-	// Last returns the time of the newest entry: no clock is believed that is behind it.
-	Last() time.Time
+	// Now returns the time, or an error of kind fault.Waiting if the clock is
+	// behind the newest entry: then nothing that depends on time can be judged.
+	Now() (time.Time, error)
 	// Checkpoint returns the newest signed checkpoint; Contains checks that the
 	// log goes on from one.
 	Checkpoint(ctx context.Context) ([]byte, error)

@@ -193,10 +193,14 @@ func (b *bed) Orders(context.Context) ([]ledger.Numbered, error) {
 	return out, nil
 }
 
-func (b *bed) Last() time.Time {
+func (b *bed) Now() (time.Time, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.last
+	now := time.Now()
+	if now.Before(b.last) {
+		return now, fault.New(fault.Waiting, "ledger.Now", "", "the clock says something else")
+	}
+	return now, nil
 }
 
 func (b *bed) Checkpoint(context.Context) ([]byte, error) { return []byte("checkpoint"), nil }

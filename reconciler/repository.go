@@ -102,20 +102,6 @@ func (r *Reconciler) poke(repo *repository) {
 	}
 }
 
-// maxSkew is how far the clock may be behind the newest entry of the ledger.
-const maxSkew = 2 * time.Second
-
-// now returns the time, or that the clock went back behind what is recorded
-// already: then nothing that depends on time can be judged (invariant 13).
-func (r *Reconciler) now() (time.Time, error) {
-	now := time.Now().UTC()
-	if last := r.Ledger.Last(); now.Before(last.Add(-maxSkew)) {
-		return now, fault.New(fault.Waiting, "reconciler.clock", "set the clock of this machine right",
-			"the clock says %s, and the newest entry of the ledger is from %s", now.Format(time.RFC3339), last.Format(time.RFC3339))
-	}
-	return now, nil
-}
-
 // poll looks for a newer commit and returns when to look again.
 func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 	err := r.tryAdvance(ctx, repo)
@@ -197,7 +183,7 @@ func (r *Reconciler) well(repo *repository) {
 // advance takes the newest commit if it may be trusted. Until it returns nil
 // the last verified one goes on being enforced.
 func (r *Reconciler) advance(ctx context.Context, repo *repository) error {
-	now, err := r.now()
+	now, err := r.Ledger.Now()
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (r *Reconciler) prepareRollback(ctx context.Context, o Order) (func() error
 	if o.Repository != s.repo {
 		return nil, fault.New(fault.Invalid, op, "", "stack %q is in repository %q", o.Stack, s.repo)
 	}
-	seen, err := r.now()
+	seen, err := r.Ledger.Now()
 	if err != nil {
 		return nil, err
 	}

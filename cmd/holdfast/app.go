@@ -133,6 +133,31 @@ func (a *app) wire(ctx context.Context) error {
 	return err
 }
 
+// clockEvery is how often a daemon that cannot believe the clock looks at it.
+const clockEvery = time.Second
+
+// awaitClock waits for as long as the clock is behind the ledger: a machine may
+// start before it has asked what time it is. Not even the operator's file, which
+// may be signed for a time, can be judged before.
+func (a *app) awaitClock(ctx context.Context) error {
+	said := false
+	for {
+		_, err := a.ledger.Now()
+		if fault.KindOf(err) != fault.Waiting || err == nil {
+			return err
+		}
+		if !said {
+			a.log.WarnContext(ctx, "waiting for the clock", slog.String("error", err.Error()), slog.String("hint", fault.HintOf(err)))
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(clockEvery):
+		}
+	}
+}
+
 // started records that the daemon starts, and with which configuration. One
 // that may not take the place of the last is refused; see [app.admit].
 func (a *app) started(ctx context.Context, requireSigned string) error {

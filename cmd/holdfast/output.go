@@ -202,6 +202,11 @@ func printStatus(w io.Writer, o reconciler.Overview) error {
 	if err := table(w, rows...); err != nil {
 		return err
 	}
+	for _, r := range o.Repositories {
+		if r.Hint != "" {
+			fmt.Fprintf(w, "hint for %s: %s\n", r.Name, r.Hint)
+		}
+	}
 	fmt.Fprintln(w)
 	rows = [][]string{{"STACK", "ENVIRONMENT", "TARGET", "PHASE", "APPLIED", "SINCE", "MESSAGE"}}
 	for _, s := range o.Stacks {

@@ -83,6 +83,9 @@ func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 		return err
 	}
 	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.awaitClock(ctx); err != nil {
+		return err
+	}
 	if err := a.started(ctx, requireSigned); err != nil {
 		return err
 	}
