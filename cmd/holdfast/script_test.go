@@ -65,6 +65,8 @@ func TestScripts(t *testing.T) {
 					"commit":   s.commit,
 					"push":     s.push,
 					"publish":  s.publish,
+					"sign":     s.sign,
+					"clock":    s.clock,
 					"daemon":   s.daemon,
 					"until":    s.until,
 					"waitrepo": s.waitRepository,
@@ -235,6 +237,22 @@ func (s *script) publish(ts *testscript.TestScript, _ bool, args []string) {
 	digest, err := s.w.Publish(s.t.Context(), args[0], args[1], world.Release(args[2]), slices.Contains(args, "legacy"))
 	s.check(ts, err)
 	ts.Setenv("DIGEST", digest)
+}
+
+// sign signs the image that was published last: "sign REPOSITORY signed|keyless|wrong-key|wrong-identity|no-sbom [legacy]".
+func (s *script) sign(ts *testscript.TestScript, _ bool, args []string) {
+	s.check(ts, s.w.Sign(s.t.Context(), args[0], ts.Getenv("DIGEST"), world.Release(args[1]), slices.Contains(args, "legacy")))
+}
+
+// clock sets the daemon's clock ahead of the machine's, or behind: "clock
+// DURATION". Daemons that are started after its first use have that clock.
+func (s *script) clock(ts *testscript.TestScript, _ bool, args []string) {
+	offset, err := time.ParseDuration(args[0])
+	s.check(ts, err)
+	if s.w.Clock == nil {
+		s.w.Clock = &testenv.Clock{}
+	}
+	s.w.Clock.Set(offset)
 }
 
 // daemon starts, stops or kills the daemon: "daemon start|stop|kill".

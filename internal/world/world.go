@@ -69,8 +69,9 @@ type World struct {
 	Mallory   *testenv.Signer // may change nothing
 	Config    string          // path of the operator's file
 	StateDir  string
-	SiteDir   string // where the Terraform stack puts its files
-	HTTP      string // address of the daemon's HTTP listener
+	SiteDir   string         // where the Terraform stack puts its files
+	HTTP      string         // address of the daemon's HTTP listener
+	Clock     *testenv.Clock // of daemons that are started; nil for the machine's
 
 	// What the daemon reaches the servers through with Options.Faults; nil without.
 	GitFaults, RegistryFaults, ClusterFaults *testenv.FaultProxy
@@ -401,12 +402,20 @@ const (
 // image's digest.
 func (w *World) Publish(ctx context.Context, repository, tag string, release Release, legacy bool) (string, error) {
 	ref := w.Registry.Host + "/" + repository + ":" + tag
-	access := verifytest.Registry{Username: w.Registry.Username, Password: w.Registry.Password, Transport: w.Registry.Transport()}
-	digest, err := verifytest.PushImage(ctx, ref, verifytest.ImageOptions{Registry: access})
+	digest, err := verifytest.PushImage(ctx, ref, verifytest.ImageOptions{Registry: w.registryAccess()})
 	if err != nil || release == Unsigned {
 		return digest.String(), err
 	}
-	o := verifytest.SignOptions{Key: "release", Registry: access}
+	return digest.String(), w.Sign(ctx, repository, digest.String(), release, legacy)
+}
+
+func (w *World) registryAccess() verifytest.Registry {
+	return verifytest.Registry{Username: w.Registry.Username, Password: w.Registry.Password, Transport: w.Registry.Transport()}
+}
+
+// Sign signs an image that was pushed before, as release says.
+func (w *World) Sign(ctx context.Context, repository, digest string, release Release, legacy bool) error {
+	o := verifytest.SignOptions{Key: "release", Registry: w.registryAccess()}
 	if legacy {
 		o.Layout = verifytest.Legacy
 	}
@@ -418,14 +427,11 @@ func (w *World) Publish(ctx context.Context, repository, tag string, release Rel
 	case WrongIdentity:
 		o.Key, o.Identity, o.Issuer = "", "https://github.com/mallory/shop/.github/workflows/release.yaml@refs/heads/main", Issuer
 	}
-	pinned := w.Registry.Host + "/" + repository + "@" + digest.String()
-	if err := w.Authority.Sign(ctx, pinned, o); err != nil {
-		return "", err
+	pinned := w.Registry.Host + "/" + repository + "@" + digest
+	if err := w.Authority.Sign(ctx, pinned, o); err != nil || release == NoSBOM {
+		return err
 	}
-	if release != NoSBOM {
-		err = w.Authority.Attest(ctx, pinned, predicateSPDX, verifytest.SPDX(repository), o)
-	}
-	return digest.String(), err
+	return w.Authority.Attest(ctx, pinned, predicateSPDX, verifytest.SPDX(repository), o)
 }
 
 // Daemon is a running daemon.
@@ -450,7 +456,11 @@ func (w *World) Start(log io.Writer, env []string, command ...string) (*Daemon, 
 	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = dieWithParent()
-	if err := d.cmd.Start(); err != nil {
+	start := d.cmd.Start
+	if w.Clock != nil {
+		start = func() error { return w.Clock.Start(d.cmd) }
+	}
+	if err := start(); err != nil {
 		return nil, err
 	}
 	go func() {
