@@ -399,10 +399,7 @@ func (r *Reconciler) Obey(ctx context.Context, raw, signature []byte) error {
 // parseOrder reads an order in the one form that it may have, so that nobody
 // signs one text and another is read (unknown or double fields, what follows).
 func parseOrder(raw []byte) (o Order, err error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	err = dec.Decode(&o)
-	if err == nil {
+	if err = json.Unmarshal(raw, &o); err == nil {
 		var again []byte
 		if again, err = json.Marshal(o); err == nil && !bytes.Equal(again, bytes.TrimSpace(raw)) {
 			err = errors.New("it is not as Holdfast writes it: print it with --print, and sign that")

@@ -622,24 +622,41 @@ func TestRestartMistakesNothingForGone(t *testing.T) {
 	}
 }
 
-// An apply that is being judged when the stack is suspended writes nothing.
+// What was judged is not written if the stack was suspended meanwhile.
 func TestSuspendStopsWhatIsJudged(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
 	r, _ := b.ready("a")
 	s := r.stack("a")
 	s.live.work.Lock() // whoever is judged by now waits here
-	renders := b.count("plan a")
-	b.push(map[string]string{"a/object": "v2"})
-	b.until("it is judged", func() bool { return b.count("plan a") > renders })
+	plans, done := b.count("plan a"), make(chan error)
+	go func() {
+		_, err := r.deploy(t.Context(), s, s.desired(), ledger.Applied, nil)
+		done <- err
+	}()
+	b.until("it is judged", func() bool { return b.count("plan a") > plans })
 	if err := r.Suspend(t.Context(), "a", "stop", time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	s.live.work.Unlock()
-	b.until("it says so", func() bool {
-		return b.count("plan a") > renders && strings.Contains(status(r, "a").Message, "suspended")
-	})
-	if got := b.object("a"); got != "v1" {
+	if err := <-done; fault.KindOf(err) != fault.Waiting || err == nil || !strings.Contains(err.Error(), "suspended") {
+		t.Errorf("deploy = %v", err)
+	}
+}
+
+// Drift is reverted to what is enforced, never to what was before.
+func TestRevertDoesNotGoBack(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r, _ := b.ready("a")
+	s := r.stack("a")
+	before := s.granted()
+	b.push(map[string]string{"a/object": "v2"})
+	b.until("the next commit is applied", func() bool { return s.granted() != before && b.object("a") == "v2" })
+	if _, err := r.deploy(t.Context(), s, before.basis, ledger.Reverted, nil); fault.KindOf(err) != fault.Waiting || err == nil {
+		t.Errorf("deploy = %v", err)
+	}
+	if got := b.object("a"); got != "v2" {
 		t.Errorf("it was made %q", got)
 	}
 }
