@@ -417,6 +417,11 @@ func TestDeniedStackIsLookedAtAgainWhenTheEvidenceChanges(t *testing.T) {
 	b.run(r)
 	b.until("it is denied", func() bool { return status(r, "a").Phase == Denied })
 	s := r.stack("a")
+	b.until("it is known what is missing", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.unproven != nil
+	})
 	r.lookAgain(t.Context(), s) // takes the first fingerprint, and judges once more
 	b.until("it was judged again", func() bool { return b.count("render a") == 2 && r.stack("a").failures() == 2 })
 	if again := r.lookAgain(t.Context(), s); again != lookAgainAfter {
