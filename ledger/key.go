@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
@@ -79,26 +80,11 @@ func createKey(path, origin string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
-	if err != nil {
+	// A key that another process made meanwhile is as good.
+	if err := durable.Create(path, []byte(skey+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // only the link stays
-	_, err = f.WriteString(skey + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	// A link never replaces a key that another process made meanwhile.
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncPath(dir)
+	return nil
 }
 
 // parseKey returns the signer in a "PRIVATE+KEY+<name>+<hash>+<key>" and the

@@ -365,6 +365,36 @@ func TestHeadThatCannotBeConfirmedIsAFinding(t *testing.T) {
 	})
 }
 
+// A restart does not make old news fresh.
+func TestRestartDoesNotConfirmTheHead(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.new()
+	r.repository("repo").MaxAge = time.Hour
+	stop := b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	stop()
+	path := r.state.path("repositories", "repo")
+	var st repositoryState
+	if err := r.state.read(path, &st); err != nil || time.Since(st.Confirmed) > time.Minute {
+		t.Fatalf("kept: %+v, %v", st, err)
+	}
+	st.Confirmed = st.Confirmed.Add(-2 * time.Hour)
+	if err := r.state.write(path, st); err != nil {
+		t.Fatal(err)
+	}
+	b.with(func() { b.down = true })
+	r = b.new()
+	r.repository("repo").MaxAge = time.Hour
+	b.run(r)
+	b.until("it is noticed", func() bool { return r.Status().Repositories[0].Stale })
+	b.with(func() { b.down = false })
+	b.until("it is over, and kept", func() bool {
+		r.Poke("repo")
+		return !r.Status().Repositories[0].Stale && r.state.read(path, &st) == nil && time.Since(st.Confirmed) < time.Minute
+	})
+}
+
 func TestGoneStack(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

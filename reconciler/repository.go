@@ -48,7 +48,7 @@ type repository struct {
 	seen     time.Time //
 	refusal  error     // why head is refused; judged again only when it changes
 	broken   error     // the mark cannot be read: nothing is taken
-	since    time.Time // when it was looked at for the first time
+	since    time.Time // when the head was confirmed last, as far as that is kept; else the first look
 	stale    bool      // it is known that the head could not be confirmed for too long
 }
 
@@ -141,6 +141,13 @@ func (r *Reconciler) watchAge(ctx context.Context, repo *repository) {
 	if st.Checked.After(confirmed) {
 		confirmed = st.Checked
 	}
+	if repo.MaxAge > 0 && st.Verified != "" && confirmed.Sub(repo.since) > repo.MaxAge/8 {
+		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Seen: st.seen, Confirmed: confirmed}); err != nil {
+			r.Log.WarnContext(ctx, "repository state not kept", slog.String("repository", repo.Name), slog.String("error", err.Error()))
+		} else {
+			repo.since = confirmed
+		}
+	}
 	stale := repo.MaxAge > 0 && time.Since(confirmed) > repo.MaxAge
 	if stale == repo.stale {
 		return
@@ -228,7 +235,7 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	}
 	// The mark comes first: once anything of this commit is in the world, no
 	// restart may go back behind it.
-	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Seen: repo.seen}); err != nil {
+	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Seen: repo.seen, Confirmed: time.Now().UTC()}); err != nil {
 		return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 	}
 	repo.note(func(st *RepositoryStatus) { st.Verified, st.seen = head.ID, repo.seen })

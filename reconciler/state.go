@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/policy/gate"
 	"github.com/holdfast-dev/holdfast/sources"
@@ -30,6 +31,9 @@ type stateDir string
 type repositoryState struct {
 	Verified string    `json:"verified"` // newest commit that was authorised
 	Seen     time.Time `json:"seen"`     // when it was first seen: signatures are judged at this time
+	// Confirmed is when the source last said which commit is the newest, give or
+	// take an eighth of the repository's maxAge.
+	Confirmed time.Time `json:"confirmed,omitzero"`
 }
 
 // stackState is what is kept about a stack.
@@ -166,49 +170,17 @@ func (d stateDir) write(path string, v any) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
+	if err := durable.Replace(path, b); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	return nil
-}
-
-// tidy removes what a crash left of writes that were not finished.
-func (d stateDir) tidy() error {
-	left, err := filepath.Glob(filepath.Join(string(d), "*", ".new-*"))
-	errs := []error{err}
-	for _, f := range left {
-		errs = append(errs, os.Remove(f))
-	}
-	return errors.Join(errs...)
-}
-
-// syncDir makes a rename survive a power cut.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // resume takes up, without network, what was verified and granted before the
 // last stop. What cannot be taken up is judged anew; a mark that cannot be read
 // stops its repository, since history must not start over.
 func (r *Reconciler) resume(ctx context.Context) {
-	if err := r.state.tidy(); err != nil {
+	if err := durable.Tidy(filepath.Join(string(r.state), "*")); err != nil {
 		r.Log.WarnContext(ctx, "unfinished files are left in the state directory", slog.String("error", err.Error()))
 	}
 	r.keep(ctx)
@@ -251,6 +223,9 @@ func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st 
 		return err
 	}
 	repo.head, repo.seen = st.Verified, st.Seen
+	if now := time.Now(); st.Confirmed.Before(now) { // else the clock was ahead
+		repo.since = st.Confirmed
+	}
 	if err := r.take(ctx, repo, newest, commit, st.Seen); err != nil {
 		return err
 	}

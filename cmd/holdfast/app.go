@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/mask"
 	"github.com/holdfast-dev/holdfast/internal/telemetry"
@@ -211,7 +212,9 @@ func (s *secrets) open(path string, cfg *config.Loaded) error {
 		if _, err := rand.Read(key); err != nil {
 			return fmt.Errorf("mask key: %w", err)
 		}
-		err = os.WriteFile(path, key, 0o600)
+		if err = durable.Create(path, key); errors.Is(err, fs.ErrExist) { // another process was quicker
+			key, err = os.ReadFile(path)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("mask key: %w", err)

@@ -122,7 +122,7 @@ func (f *faulty) keepTampering(ctx context.Context) error {
 // tidy checks that no crash left unfinished files in the state directory.
 func (f *faulty) tidy() {
 	f.t.Helper()
-	for _, pattern := range []string{"reconciler/*/.new-*", "git/*/incoming-*", "git/*/objects/pack/tmp_*", ".key-*"} {
+	for _, pattern := range []string{"reconciler/*/.new-*", "git/*/incoming-*", "git/*/objects/pack/tmp_*", ".new-*"} {
 		left, err := filepath.Glob(filepath.Join(f.w.StateDir, pattern))
 		must(f.t, err)
 		if len(left) > 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/ledger/fsck"
@@ -44,14 +45,10 @@ func openLedger(ctx context.Context, cfg *config.Loaded, onLag func(context.Cont
 	if err != nil {
 		return nil, err
 	}
-	// A crash may have left keys that were never put in their place. The lock says
+	// A crash may have left files that were never put in their place. The lock says
 	// that nobody is at it now.
-	left, err := filepath.Glob(filepath.Join(cfg.StateDir, ".key-*"))
-	for _, f := range left {
-		err = errors.Join(err, os.Remove(f))
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ledger key: %w", err), l.Close())
+	if err := durable.Tidy(cfg.StateDir); err != nil {
+		return nil, errors.Join(fmt.Errorf("state directory: %w", err), l.Close())
 	}
 	return l, nil
 }

@@ -44,14 +44,15 @@ var allowed = map[string]string{
 	"targets/targetstest": "targets targets/plan policy policy/gate sources verify ledger internal/fault",
 
 	"drift":       "targets targets/plan sources",
-	"ledger":      "internal/fault",
+	"ledger":      "internal/durable internal/fault",
 	"ledger/fsck": "",
-	"reconciler":  "sources verify policy policy/gate targets targets/plan drift ledger internal/fault",
+	"reconciler":  "sources verify policy policy/gate targets targets/plan drift ledger internal/durable internal/fault",
 
 	"internal/daemon":   "",
+	"internal/durable":  "",
 	"internal/fault":    "",
 	"internal/mask":     "",
-	"internal/config":   "internal/fault targets/plan",
+	"internal/config":   "internal/durable internal/fault targets/plan",
 	"internal/sandbox":  "internal/fault",
 	"internal/archtest": "",
 	"internal/image":    "",

@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
@@ -98,30 +99,10 @@ func (r *Record) Write(stateDir string) error {
 	if err != nil {
 		return fmt.Errorf("record of the configuration: %w", err)
 	}
-	f, err := os.CreateTemp(stateDir, ".configuration-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("record of the configuration: %w", err)
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(stateDir, recordFile))
-	}
-	if err == nil {
-		err = syncFolder(stateDir)
-	}
-	if err != nil {
+	if err := durable.Replace(filepath.Join(stateDir, recordFile), b); err != nil {
 		return fmt.Errorf("record of the configuration: %w", err)
 	}
 	return nil
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // FilesDigest covers every file that the operator's file names and that is no
