@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/httpd"
@@ -103,7 +104,7 @@ func (a *app) listeners(ctx context.Context, add func(string, func(context.Conte
 		if err != nil {
 			return fault.New(fault.Invalid, "holdfast", "set listen.http to a free address, or to \"off\"", "listen: %w", err)
 		}
-		add("http", func(ctx context.Context) error { return serveHTTP(ctx, l, a.publicHandler()) })
+		add("http", func(ctx context.Context) error { return servePublic(ctx, l, a.publicHandler()) })
 	}
 	if err := removeSocket(a.cfg.Listen.Socket); err != nil {
 		return err
@@ -137,8 +138,21 @@ func removeSocket(path string) error {
 	return os.Remove(path)
 }
 
+// serveHTTP serves people who may use the socket. An answer may take as long as
+// they follow a log.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return httpd.Serve(ctx, &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}, l)
+}
+
+// publicConnections is how many strangers may be connected at once: each costs a
+// descriptor, and without descriptors no intent is recorded.
+const publicConnections = 128
+
+// servePublic serves whoever reaches the address.
+func servePublic(ctx context.Context, l net.Listener, h http.Handler) error {
+	return httpd.Serve(ctx, &http.Server{
+		Handler: h, ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+	}, netutil.LimitListener(l, publicConnections))
 }
 
 // publicHandler changes nothing and shows no secret. The status is for loopback
@@ -156,7 +170,7 @@ func (a *app) publicHandler() http.Handler {
 		}
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 8}))
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		if !loopback(r.RemoteAddr) || !loopback(r.Host) {
 			http.Error(w, "the status is served to this machine only", http.StatusForbidden)

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
@@ -77,4 +83,72 @@ func TestMergeData(t *testing.T) {
 	if err := mergeData(into, a, "data"); err == nil || err.Error() != "data.params.images.registries is set twice" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// pipes is a listener without a network.
+type pipes struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// Strangers cannot take all descriptors of the daemon, nor keep those they got.
+func TestPublicConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		served := make(chan error, 1)
+		go func() { served <- servePublic(ctx, l, http.NotFoundHandler()) }()
+		const over = 10
+		var mu sync.Mutex
+		accepted, ended := 0, 0
+		for range publicConnections + over {
+			mine, its := net.Pipe()
+			go func() {
+				select {
+				case l.conns <- its:
+				case <-l.done:
+					return
+				}
+				mu.Lock()
+				accepted++
+				mu.Unlock()
+				_, _ = io.WriteString(mine, "GET / HTTP/1.1\r\n") // and nothing more, ever
+				_, _ = io.Copy(io.Discard, mine)
+				mu.Lock()
+				ended++
+				mu.Unlock()
+			}()
+		}
+		synctest.Wait()
+		mu.Lock()
+		if accepted != publicConnections || ended != 0 {
+			t.Errorf("%d accepted, %d ended", accepted, ended)
+		}
+		mu.Unlock()
+		time.Sleep(time.Minute) // of the bubble's
+		mu.Lock()
+		if accepted != publicConnections+over || ended != accepted {
+			t.Errorf("a minute later %d accepted, %d ended", accepted, ended)
+		}
+		mu.Unlock()
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
 }
