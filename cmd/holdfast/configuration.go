@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
@@ -87,11 +89,40 @@ func checkConfiguration(signers []config.Signer, keys map[string][]byte, message
 func (a *app) takeUpRevocations(ctx context.Context) error {
 	orders, err := a.ledger.Orders(ctx)
 	for _, n := range orders {
-		if e := n.Entry; e.Type == ledger.Revoked {
-			a.revoked.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
-		}
+		revoke(a.revoked, n.Entry)
 	}
 	return err
+}
+
+// revoke adds what e revokes, if it is about that.
+func revoke(to *verify.Revocations, e ledger.Entry) {
+	if e.Type == ledger.Revoked {
+		to.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
+	}
+}
+
+// recordedRevocations returns what the ledger in cfg's state directory says was
+// revoked: nothing where no daemon ever ran.
+func recordedRevocations(ctx context.Context, cfg *config.Loaded) (*verify.Revocations, error) {
+	out := new(verify.Revocations)
+	if cfg.StateDir == "" { // trust rules alone
+		return out, nil
+	}
+	key, err := os.ReadFile(ledgerPub(cfg))
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	r, err := ledger.OpenReader(ledgerDir(cfg), strings.TrimSpace(string(key)))
+	if err != nil {
+		return out, err
+	}
+	return out, r.Scan(ctx, 0, func(_ ledger.Index, e ledger.Entry) error {
+		revoke(out, e)
+		return nil
+	})
 }
 
 func (a *app) recordAdmitted(ctx context.Context, admission config.Admission) error {

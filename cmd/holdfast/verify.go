@@ -39,6 +39,16 @@ func (f *trustFlags) load() (*config.Loaded, error) {
 	}
 }
 
+// revoked returns what the daemon that has this state directory was told not to
+// trust any more. Whoever may not read that is told, and judges without.
+func (f *trustFlags) revoked(cmd *cobra.Command, cfg *config.Loaded) *verify.Revocations {
+	out, err := recordedRevocations(cmd.Context(), cfg)
+	if err != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "holdfast: note: what the daemon revoked is not known here: %v\n", err)
+	}
+	return out
+}
+
 func newVerifyImage() *cobra.Command {
 	var f trustFlags
 	var env string
@@ -50,7 +60,7 @@ func newVerifyImage() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			set, err := newArtifacts(cfg, &secrets{}, new(verify.Revocations), nil)
+			set, err := newArtifacts(cfg, &secrets{}, f.revoked(cmd, cfg), nil)
 			if err != nil {
 				return err
 			}
@@ -85,7 +95,7 @@ func newVerifyCommit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			e, verr := verifyCommit(cmd.Context(), cfg, name, repo, from, args[0])
+			e, verr := verifyCommit(cmd.Context(), cfg, f.revoked(cmd, cfg), name, repo, from, args[0])
 			if f.output == "json" {
 				if err := printJSON(cmd.OutOrStdout(), struct {
 					Evidence verify.Evidence `json:"evidence"`
@@ -107,7 +117,7 @@ func newVerifyCommit() *cobra.Command {
 	return f.add(c)
 }
 
-func verifyCommit(ctx context.Context, cfg *config.Loaded, name, dir, from, rev string) (verify.Evidence, error) {
+func verifyCommit(ctx context.Context, cfg *config.Loaded, revoked *verify.Revocations, name, dir, from, rev string) (verify.Evidence, error) {
 	var rc *config.Repository
 	for i := range cfg.Repositories {
 		if name == "" && len(cfg.Repositories) == 1 || cfg.Repositories[i].Name == name {
@@ -117,7 +127,7 @@ func verifyCommit(ctx context.Context, cfg *config.Loaded, name, dir, from, rev 
 	if rc == nil {
 		return verify.Evidence{}, usageError{fmt.Errorf("say with --repository which of the %d repositories it is", len(cfg.Repositories))}
 	}
-	verifier, err := newCommitVerifier(rc, nil)
+	verifier, err := newCommitVerifier(rc, revoked)
 	if err != nil {
 		return verify.Evidence{}, err
 	}
