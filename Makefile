@@ -61,7 +61,7 @@ test-race: tools ## run the tests with the race detector (needs a C compiler)
 fuzz: ## fuzz every parser for FUZZTIME (20s)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6- | sort -u); do \
-	    echo "fuzz: $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+	    echo "fuzz: $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p || exit 1; \
 	  done; done
 
 bench: tools build ## measure on the real control plane, beside the floor; BENCH=100,500
