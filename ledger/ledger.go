@@ -536,6 +536,9 @@ func (l *Ledger) Run(ctx context.Context) error {
 			told = time.Time{}
 			l.onLag(ctx, Lag{})
 		}
+		if lag.Entries > 0 {
+			l.store.unstick()
+		}
 		if lag.Entries > 0 || !l.rest(quietTime) {
 			continue
 		}
@@ -720,6 +723,7 @@ func (l *Ledger) await(ctx context.Context, size uint64) error {
 				"no checkpoint covers the first %d entries yet: %w", size, ctx.Err())
 		case <-t.C:
 		}
+		l.store.unstick()
 		if l.covered() >= size {
 			return nil
 		}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/transparency-dev/formats/log"
@@ -68,6 +69,16 @@ func (s store) state() (tlog.Tree, error) {
 		return tlog.Tree{}, err
 	}
 	return parseState(raw)
+}
+
+// unstick lets Tessera publish a checkpoint. It does not while the file of the
+// last one is younger than its interval, which after the clock went back is for
+// as long as it takes to catch up.
+func (s store) unstick() {
+	name := s.path("checkpoint")
+	if fi, err := os.Stat(name); err == nil && fi.ModTime().After(time.Now()) {
+		_ = os.Chtimes(name, time.Time{}, time.Unix(0, 0)) // else the lag is reported
+	}
 }
 
 func parseState(raw []byte) (tlog.Tree, error) {
