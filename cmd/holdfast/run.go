@@ -83,7 +83,7 @@ func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 		return err
 	}
 	defer func() { err = errors.Join(err, a.close()) }()
-	if err := a.awaitClock(ctx); err != nil {
+	if err := a.awaitClock(ctx); err != nil || ctx.Err() != nil { // stopped while it waited
 		return err
 	}
 	if err := a.started(ctx, requireSigned); err != nil {
