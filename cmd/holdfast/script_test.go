@@ -58,6 +58,7 @@ func TestScripts(t *testing.T) {
 				RequireExplicitExec: true,
 				Deadline:            time.Now().Add(8 * time.Minute), // ends a command that hangs, with the script's output
 				Setup:               s.setup,
+				Condition:           condition,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"world":    s.world,
 					"example":  s.example,
@@ -83,6 +84,19 @@ func TestScripts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// condition is what a script may ask before it skips the rest: "[clock]", that
+// a process can be given a clock of its own here.
+func condition(name string) (bool, error) {
+	if name != "clock" {
+		return false, fmt.Errorf("unknown condition %q", name)
+	}
+	cmd := exec.Command("true")
+	if err := new(testenv.Clock).Start(cmd); err != nil {
+		return false, nil //nolint:nilerr // that is the answer
+	}
+	return true, cmd.Wait()
 }
 
 // script is the state of one running script.
