@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dev/holdfast/internal/durable"
 )
 
 // bodySyncs bounds how many bodies one Append syncs at once. A journalling file
@@ -29,7 +31,7 @@ func (s store) prepareBodies() error {
 	}
 	// An earlier process may have died before it synced its folders.
 	for _, dir := range []string{s.path("bodies", "sha256"), s.path("bodies"), s.dir, filepath.Dir(s.dir)} {
-		if err := syncPath(dir); err != nil {
+		if err := durable.Sync(dir); err != nil {
 			return err
 		}
 	}
@@ -70,7 +72,7 @@ func (s store) putBodies(bodies map[string][]byte) (map[string]digest.Digest, er
 		return nil, err
 	}
 	dirs.Range(func(dir, _ any) bool {
-		g.Go(func() error { return syncPath(dir.(string)) })
+		g.Go(func() error { return durable.Sync(dir.(string)) })
 		return true
 	})
 	if err := g.Wait(); err != nil {
@@ -83,7 +85,7 @@ func (s store) putBodies(bodies map[string][]byte) (map[string]digest.Digest, er
 func (s store) putBody(d digest.Digest, b []byte) error {
 	name := s.bodyPath(d)
 	if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) {
-		return syncPath(name) // who wrote it may have died before the sync
+		return durable.Sync(name) // who wrote it may have died before the sync
 	}
 	if err := makeDir(filepath.Dir(name)); err != nil {
 		return err
@@ -100,7 +102,7 @@ func makeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return syncPath(filepath.Dir(dir))
+	return durable.Sync(filepath.Dir(dir))
 }
 
 // writeAtomic writes name by way of a synced file in tmpDir. The caller syncs
@@ -126,17 +128,4 @@ func writeAtomic(tmpDir, name string, b []byte) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), name)
-}
-
-// syncPath syncs a file or folder.
-func syncPath(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

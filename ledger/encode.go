@@ -60,7 +60,7 @@ func normalise(e Entry) (Entry, error) {
 	if err != nil {
 		return e, err
 	}
-	if over := len(leaf) - MaxEntry; over > 0 && e.Note != "" {
+	if over := len(leaf) - MaxEntry; over > 0 {
 		e.Note = oneLine(e.Note, max(0, len(e.Note)-over))
 		if leaf, err = encode(e); err != nil {
 			return e, err

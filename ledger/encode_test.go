@@ -34,6 +34,56 @@ func TestEncodedTimeIsNeverLongerThanMeasured(t *testing.T) {
 	}
 }
 
+func TestDecodeRefuses(t *testing.T) {
+	t.Parallel()
+	const good = `{"v":1,"type":"seen","time":"2026-01-02T03:04:05Z","bodies":{"plan":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}`
+	if _, err := decode([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for name, leaf := range map[string]string{
+		"too long":         strings.Replace(good, `"seen"`, strings.Repeat(" ", MaxEntry)+`"seen"`, 1),
+		"no JSON":          "{",
+		"an unknown field": strings.Replace(good, `"v":1`, `"v":1,"x":1`, 1),
+		"two values":       good + "{}",
+		"another version":  strings.Replace(good, `"v":1`, `"v":2`, 1),
+		"no version":       strings.Replace(good, `"v":1,`, "", 1),
+		"an unknown type":  strings.Replace(good, "seen", "gossip", 1),
+		"no digest":        strings.Replace(good, "sha256:", "sha256:x", 1),
+		"another hash":     strings.Replace(good, "sha256:", "sha512:"+strings.Repeat("0", 64), 1),
+	} {
+		if e, err := decode([]byte(leaf)); err == nil {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+}
+
+func TestCheckRole(t *testing.T) {
+	t.Parallel()
+	for role, ok := range map[string]bool{
+		"plan": true, "a-1_b.c": true, strings.Repeat("r", maxRole): true,
+		"": false, strings.Repeat("r", maxRole+1): false, "../x": false, "Plan": false, "a b": false,
+	} {
+		if err := checkRole(role); (err == nil) != ok {
+			t.Errorf("%q: %v", role, err)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		in    string
+		limit int
+		want  string
+	}{
+		{"a\nb\u2028c\u2029d\x00e", 20, "a b c d e"}, {"a\xffb", 20, "a\uFFFDb"}, {"abcd", 4, "abcd"}, {"abcde", 4, "a…"}, {"éééé", 6, "é…"}, {"abc", 2, ""}, {"abc", 0, ""},
+	} {
+		if got := oneLine(c.in, c.limit); got != c.want {
+			t.Errorf("%q in %d bytes is %q, want %q", c.in, c.limit, got, c.want)
+		}
+	}
+}
+
 func TestTilePath(t *testing.T) {
 	t.Parallel()
 	for want, tile := range map[string]tlog.Tile{

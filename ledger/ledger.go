@@ -48,6 +48,9 @@ const (
 	lagRepeat = time.Minute
 )
 
+// ErrClock says that the clock of the machine cannot be believed.
+var ErrClock = errors.New("the clock went back")
+
 // ErrLocked says that another process has the ledger open for writing.
 var ErrLocked = errors.New("another process has the ledger open")
 
@@ -443,7 +446,7 @@ func (l *Ledger) commit(ctx context.Context, group []*request) error {
 
 // Now returns the time that an entry would get. No clock is believed that is
 // behind the newest entry by more than two seconds (invariant 13): then the
-// error is of kind fault.Waiting.
+// error wraps [ErrClock], and is of kind fault.Waiting.
 func (l *Ledger) Now() (time.Time, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -455,7 +458,7 @@ func (l *Ledger) now() (time.Time, error) {
 	now, last := time.Now().UTC().Truncate(time.Millisecond), l.state.last
 	if now.Before(last.Add(-maxSkew)) {
 		return now, fault.New(fault.Waiting, "ledger.Now", "set the clock of this machine right",
-			"the clock says %s, and the newest entry of the ledger is from %s", now.Format(time.RFC3339), last.Format(time.RFC3339))
+			"%w: it says %s, and the newest entry of the ledger is from %s", ErrClock, now.Format(time.RFC3339), last.Format(time.RFC3339))
 	}
 	if now.Before(last) {
 		now = last

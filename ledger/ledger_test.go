@@ -175,8 +175,10 @@ func TestAppendReadProve(t *testing.T) {
 
 func TestAppendRefuses(t *testing.T) {
 	t.Parallel()
-	l := newTestLog(t).open(t)
+	k := newTestLog(t)
+	l := k.open(t)
 	fill(t, l, 1)
+	mustAppend(t, l, ledger.Entry{Type: ledger.Intent}, nil) // beside what is none
 	zero, nine := ledger.Index(0), ledger.Index(9)
 	long := strings.Repeat("x", ledger.MaxEntry)
 	for name, tc := range map[string]struct {
@@ -195,13 +197,17 @@ func TestAppendRefuses(t *testing.T) {
 		"bodies by hand":     {e: ledger.Entry{Type: ledger.Seen, Bodies: map[string]digest.Digest{"a": digest.FromString("a")}}},
 		"bad role":           {e: ledger.Entry{Type: ledger.Seen}, bodies: map[string][]byte{"../x": nil}},
 		"too many documents": {e: ledger.Entry{Type: ledger.Seen}, bodies: many(17)},
+		"a large document":   {e: ledger.Entry{Type: ledger.Seen}, bodies: map[string][]byte{"plan": make([]byte, ledger.MaxBody+1)}},
 	} {
 		if _, err := l.Append(t.Context(), tc.e, tc.bodies); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if got := l.Size(); got != 1 {
-		t.Errorf("size %d after refusals, want 1", got)
+	if got := l.Size(); got != 2 {
+		t.Errorf("size %d after refusals, want 2", got)
+	}
+	if left, err := os.ReadDir(filepath.Join(k.dir, "bodies", "sha256")); err != nil || len(left) != 0 {
+		t.Errorf("refused, and %d folders of documents were written: %v", len(left), err)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -275,6 +281,7 @@ func TestDanglingIntents(t *testing.T) {
 	mustAppend(t, l, ledger.Entry{Type: ledger.Applied, Intent: &intents[0], Outcome: "ok"}, nil)
 	mustAppend(t, l, ledger.Entry{Type: ledger.Drift, Intent: &intents[1]}, nil) // concerns, does not close
 	mustAppend(t, l, ledger.Entry{Type: ledger.Reverted, Intent: &intents[2]}, nil)
+	mustAppend(t, l, ledger.Entry{Type: ledger.Reverted}, nil) // closes nothing
 	for _, when := range []string{"at once", "after a restart"} {
 		got, err := l.DanglingIntents(t.Context())
 		if err != nil || len(got) != 1 || got[0].Index != intents[1] {
@@ -287,6 +294,31 @@ func TestDanglingIntents(t *testing.T) {
 	mustAppend(t, l, ledger.Entry{Type: ledger.Applied, Intent: &intents[1], Outcome: "abandoned"}, nil)
 	if got, _ := l.DanglingIntents(t.Context()); len(got) != 0 {
 		t.Errorf("still dangling: %+v", got)
+	}
+}
+
+// What people ordered is kept in the ledger alone.
+func TestOrders(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	orders := []ledger.Type{ledger.Revoked, ledger.Suspended, ledger.Resumed, ledger.Ordered}
+	for _, o := range orders {
+		mustAppend(t, l, ledger.Entry{Type: o, Note: "by alice"}, map[string][]byte{"order": nil}) // an empty document is one too
+		mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, nil)
+	}
+	for _, when := range []string{"at once", "after a restart"} {
+		got, err := l.Orders(t.Context())
+		if err != nil || len(got) != len(orders) {
+			t.Fatalf("%s: %+v, %v", when, got, err)
+		}
+		for i, o := range orders {
+			if got[i].Entry.Type != o || got[i].Index != ledger.Index(2*i) {
+				t.Errorf("%s: order %d is %+v, want %s", when, i, got[i], o)
+			}
+		}
+		mustClose(t, l)
+		l = k.open(t)
 	}
 }
 
@@ -325,6 +357,12 @@ func TestOpenRefuses(t *testing.T) {
 	fill(t, l, 10)
 	mustClose(t, l)
 	stranger := newTestLog(t)
+	broken := testLog{dir: t.TempDir()}
+	if err := os.WriteFile(filepath.Join(broken.dir, "checkpoint"), []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := newTestLog(t)
+	mustClose(t, empty.open(t))
 
 	remove := func(names ...string) func(testing.TB, testLog) {
 		return func(t testing.TB, k testLog) {
@@ -361,12 +399,15 @@ func TestOpenRefuses(t *testing.T) {
 		"all but the bodies gone":                  {from: k, change: remove(".state", "checkpoint", "tile"), want: "treeState is missing"},
 		"checkpoint gone":                          {from: k, change: remove("checkpoint"), want: "checkpoint"},
 		"older tree than its own checkpoint":       {from: k, change: replace(".state/treeState", short), want: "it has 3 entries, but a checkpoint over 5"},
+		"empty, with a broken checkpoint":          {from: empty, change: replace("checkpoint", broken), want: "checkpoint"},
 		"checkpoint of another history":            {from: fork, change: replace("checkpoint", k), want: "are not those of a checkpoint"},
 		"a bundle gone":                            {from: k, change: remove("tile/entries"), want: "no such file"},
 		"a tile gone":                              {from: k, change: remove("tile/0"), want: "no such file"},
 		"a bundle of another history":              {from: k, change: replace("tile/entries/000.p/5", fork), want: "entry"},
 		"a tile of another history":                {from: k, change: replace("tile/0/000.p/5", fork), want: ""},
 		"another key":                              {from: k, config: func(c *ledger.Config) { c.Signer, c.Verifier = stranger.signer, stranger.vkey }, want: "signature"},
+		"no folder":                                {from: k, config: func(c *ledger.Config) { c.Dir = "" }, want: "needs a folder and a signer"},
+		"no signer":                                {from: k, config: func(c *ledger.Config) { c.Signer = nil }, want: "needs a folder and a signer"},
 		"verifier of another key":                  {from: k, config: func(c *ledger.Config) { c.Verifier = stranger.vkey }, want: "does not belong"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -395,6 +436,15 @@ func TestOpenRefuses(t *testing.T) {
 			}
 		})
 	}
+	t.Run("cancelled", func(t *testing.T) {
+		t.Parallel()
+		k := k.copyTo(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := ledger.Open(ctx, k.config()); !errors.Is(err, context.Canceled) || fault.KindOf(err) == fault.Denied {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("all is well", func(t *testing.T) {
 		cfg := k.config()
 		cfg.MinCheckpoint = newest
@@ -651,7 +701,7 @@ func TestClockThatWentBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := k.open(t)
 		_, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil)
-		if fault.KindOf(err) != fault.Waiting || !strings.Contains(err.Error(), "the clock says") {
+		if fault.KindOf(err) != fault.Waiting || !errors.Is(err, ledger.ErrClock) {
 			t.Errorf("Append = %v", err)
 		}
 		if l.Size() != 1 {
@@ -781,6 +831,30 @@ func TestRest(t *testing.T) {
 	if res := k.check(t); res.Size != 5 {
 		t.Errorf("%d entries", res.Size)
 	}
+}
+
+// Quiet times do not keep Tessera from removing the partial tiles of full ones.
+func TestRestCollectsGarbage(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	synctest.Test(t, func(t *testing.T) {
+		l := k.open(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = l.Run(ctx) })
+		for range 300 { // a bundle holds 256
+			fill(t, l, 1)
+			time.Sleep(30 * time.Second) // of the bubble's
+		}
+		cancel()
+		wg.Wait()
+		mustClose(t, l)
+	})
+	left, err := filepath.Glob(filepath.Join(k.dir, "tile", "entries", "000.p", "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("%d partial bundles of a full one are left, %v", len(left), err)
+	}
+	k.check(t)
 }
 
 // What was done to the files in a quiet time is noticed before the next entry.

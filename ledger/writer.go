@@ -3,12 +3,13 @@ package ledger
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"time"
 
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/storage/posix"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
 const (
@@ -30,8 +31,9 @@ type writer struct {
 	stop     context.CancelFunc
 }
 
-// openWriter opens the log's writer. It must be known what is in the log, since
-// Tessera starts a new log wherever its state file is missing.
+// openWriter opens the log's writer, which lives until it is stopped: of ctx it
+// takes the values alone. It must be known what is in the log, since Tessera
+// starts a new log wherever its state file is missing.
 func (l *Ledger) openWriter(ctx context.Context) error {
 	if err := l.store.probe(); err != nil {
 		return err
@@ -44,6 +46,8 @@ func (l *Ledger) openWriter(ctx context.Context) error {
 		WithCheckpointSigner(l.signer).
 		WithBatching(groupSize, groupAge).
 		WithCheckpointInterval(checkpointInterval).
+		WithCheckpointRepublishInterval(0).           // no two writers publish at once, whatever stalls
+		WithGarbageCollectionInterval(quietTime / 2). // of partial tiles: once at least before each rest
 		WithShutdownTimeout(closeTimeout)
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	appender, shutdown, _, err := tessera.NewAppender(ctx, driver, opts)
@@ -58,8 +62,9 @@ func (l *Ledger) openWriter(ctx context.Context) error {
 // needWriter opens the writer if it was closed in a quiet time, and refuses to
 // if the log is not what it was then. It holds l.mu.
 func (l *Ledger) needWriter(ctx context.Context) error {
+	const op = "ledger.Append"
 	if l.ended {
-		return errors.New("the ledger is closed")
+		return fault.New(fault.Transient, op, "", "the ledger is closed")
 	}
 	l.wrote = time.Now()
 	if l.writer != nil {
@@ -67,14 +72,14 @@ func (l *Ledger) needWriter(ctx context.Context) error {
 	}
 	t, err := l.store.state()
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("the log's .state/treeState is gone: stop holdfast and restore the ledger folder from a copy")
+		return fault.New(fault.Transient, op, "stop holdfast, and restore the ledger folder from a copy", "the log's .state/treeState is gone")
 	}
 	if err != nil {
 		return err
 	}
 	if t != l.resting {
-		return fmt.Errorf("the log was changed by somebody else: it has %d entries with the root %s, but had %d with %s: stop holdfast and look for who did",
-			t.N, t.Hash, l.resting.N, l.resting.Hash)
+		return fault.New(fault.Transient, op, "stop holdfast, look for who did that, and restore the ledger folder from a copy",
+			"the log was changed by somebody else: it has %d entries with the root %s, but had %d with %s", t.N, t.Hash, l.resting.N, l.resting.Hash)
 	}
 	if err := l.openWriter(ctx); err != nil {
 		return err
@@ -87,7 +92,8 @@ func (l *Ledger) needWriter(ctx context.Context) error {
 }
 
 // rest closes the writer if it was not needed for quiet and the checkpoint
-// covers everything. It says whether the writer is closed.
+// covers everything. It says whether the writer is closed. After an append that
+// failed it stays open: what is on disk is not known before the next.
 func (l *Ledger) rest(quiet time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -460,7 +460,7 @@ func (r *Reconciler) prepareRecover(ctx context.Context, o Order) (func() error,
 		return nil, err
 	}
 	return func() error {
-		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: o.To, Seen: seen}); err != nil {
+		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: o.To, Seen: seen, Confirmed: repo.confirmed()}); err != nil {
 			return err
 		}
 		repo.broken, repo.refusal = nil, nil

@@ -80,19 +80,21 @@ func phaseMetric(t *testing.T, r *Reconciler, stack string, p Phase) float64 {
 
 func TestSuspensionEnds(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, "a")
+	b := newBed(t, "a", "c")
 	r := b.new()
 	b.run(r)
-	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	b.until("both are deployed", func() bool { return status(r, "a").Phase == Ready && status(r, "c").Phase == Ready })
 	if err := r.Suspend(t.Context(), "", "a freeze", time.Now().Add(1500*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
+	b.drift("c", "edited")
 	b.push(map[string]string{"a/object": "v2"})
 	b.until("the commit is seen", func() bool { return status(r, "a").Desired == "commit-2" })
 	if got := b.object("a"); got != "v1" {
 		t.Errorf("a suspended stack was made %q", got)
 	}
 	b.until("it goes on by itself", func() bool { return b.object("a") == "v2" })
+	b.until("what drifted is reverted", func() bool { return b.object("c") == "v1" })
 }
 
 func TestRevocationWithdrawsWhatRuns(t *testing.T) {
@@ -329,7 +331,7 @@ func TestClockThatGoesBackWaits(t *testing.T) {
 	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
 	b.with(func() { b.last = time.Now().Add(time.Hour) })
 	b.push(map[string]string{"a/object": "v2"})
-	b.until("it says so", func() bool { return strings.Contains(r.Status().Repositories[0].Message, "the clock says") })
+	b.until("it says so", func() bool { return strings.Contains(r.Status().Repositories[0].Message, "the clock went back") })
 	if got := b.object("a"); got != "v1" {
 		t.Errorf("something was applied: %q", got)
 	}
@@ -386,8 +388,28 @@ func TestRestartDoesNotConfirmTheHead(t *testing.T) {
 	b.with(func() { b.down = true })
 	r = b.new()
 	r.repository("repo").MaxAge = time.Hour
+	authorise := r.repository("repo").Authorise
+	r.repository("repo").Authorise = func(context.Context, string, string, time.Time) (verify.Evidence, error) {
+		return verify.Evidence{}, errors.New("its signer is not known any more")
+	}
+	stop = b.run(r)
+	b.until("it is noticed though nothing can be taken up", func() bool { return r.Status().Repositories[0].Stale })
+	r.repository("repo").Authorise = authorise
+	recover, err := r.prepareRecover(t.Context(), Order{Repository: "repo", To: st.Verified})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.repository("repo").polling.Lock()
+	err = recover()
+	r.repository("repo").polling.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	r = b.new()
+	r.repository("repo").MaxAge = time.Hour
 	b.run(r)
-	b.until("it is noticed", func() bool { return r.Status().Repositories[0].Stale })
+	b.until("an order to recover changes nothing about that", func() bool { return r.Status().Repositories[0].Stale })
 	b.with(func() { b.down = false })
 	b.until("it is over, and kept", func() bool {
 		r.Poke("repo")

@@ -198,7 +198,7 @@ func (b *bed) Now() (time.Time, error) {
 	defer b.mu.Unlock()
 	now := time.Now()
 	if now.Before(b.last) {
-		return now, fault.New(fault.Waiting, "ledger.Now", "", "the clock says something else")
+		return now, fault.New(fault.Waiting, "ledger.Now", "", "%w", ledger.ErrClock)
 	}
 	return now, nil
 }

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -118,7 +119,7 @@ func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 	}
 	news := repo.snapshotStatus().Message != message
 	repo.note(func(st *RepositoryStatus) { st.Message, st.Hint = message, r.Scrub(fault.HintOf(err)) })
-	if k := fault.KindOf(err); news && (k == fault.Denied || k == fault.Invalid || k == fault.Internal) {
+	if k := fault.KindOf(err); news && (k == fault.Denied || k == fault.Invalid || k == fault.Internal || errors.Is(err, ledger.ErrClock)) {
 		r.tell(Event{Type: EventSource, Key: "source/" + repo.Name, Repository: repo.Name, Revision: repo.head, Kind: k, Message: message, Hint: fault.HintOf(err)})
 	}
 	r.metrics.sourceErrors.WithLabelValues(repo.Name, fault.KindOf(err).String()).Inc()
@@ -129,18 +130,23 @@ func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 	return min(interval<<min(repo.attempts-1, 6), max(interval, 5*time.Minute))
 }
 
+// confirmed returns when the source last said which commit is the newest, as far
+// as that is known. The caller holds repo.polling.
+func (r *repository) confirmed() time.Time {
+	if at := r.snapshotStatus().Checked; at.After(r.since) {
+		return at
+	}
+	return r.since
+}
+
 // watchAge notes when the head of a repository could not be confirmed for longer
 // than its maxAge: what is enforced may be old, and nobody would know (a forge
 // that is cut off looks like one where nothing happens).
 func (r *Reconciler) watchAge(ctx context.Context, repo *repository) {
-	st := repo.snapshotStatus()
 	if repo.since.IsZero() {
 		repo.since = time.Now()
 	}
-	confirmed := repo.since
-	if st.Checked.After(confirmed) {
-		confirmed = st.Checked
-	}
+	st, confirmed := repo.snapshotStatus(), repo.confirmed()
 	if repo.MaxAge > 0 && st.Verified != "" && confirmed.Sub(repo.since) > repo.MaxAge/8 {
 		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Seen: st.seen, Confirmed: confirmed}); err != nil {
 			r.Log.WarnContext(ctx, "repository state not kept", slog.String("repository", repo.Name), slog.String("error", err.Error()))

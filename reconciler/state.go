@@ -180,7 +180,7 @@ func (d stateDir) write(path string, v any) error {
 // last stop. What cannot be taken up is judged anew; a mark that cannot be read
 // stops its repository, since history must not start over.
 func (r *Reconciler) resume(ctx context.Context) {
-	if err := durable.Tidy(filepath.Join(string(r.state), "*")); err != nil {
+	if err := errors.Join(durable.Tidy(filepath.Join(string(r.state), "repositories")), durable.Tidy(filepath.Join(string(r.state), "stacks"))); err != nil {
 		r.Log.WarnContext(ctx, "unfinished files are left in the state directory", slog.String("error", err.Error()))
 	}
 	r.keep(ctx)
@@ -216,16 +216,16 @@ func (r *Reconciler) keep(ctx context.Context) {
 
 func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st repositoryState) error {
 	// The mark is remembered first: whatever fails below, history does not
-	// start over.
+	// start over, and old news is not fresh.
+	if st.Confirmed.Before(time.Now()) { // else the clock was ahead
+		repo.since = st.Confirmed
+	}
 	repo.note(func(s *RepositoryStatus) { s.Verified, s.seen = st.Verified, st.Seen })
 	newest, commit, err := r.past(ctx, repo, st.Verified, st.Seen)
 	if err != nil {
 		return err
 	}
 	repo.head, repo.seen = st.Verified, st.Seen
-	if now := time.Now(); st.Confirmed.Before(now) { // else the clock was ahead
-		repo.since = st.Confirmed
-	}
 	if err := r.take(ctx, repo, newest, commit, st.Seen); err != nil {
 		return err
 	}

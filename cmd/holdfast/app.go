@@ -144,7 +144,7 @@ func (a *app) awaitClock(ctx context.Context) error {
 	said := false
 	for {
 		_, err := a.ledger.Now()
-		if fault.KindOf(err) != fault.Waiting || err == nil {
+		if !errors.Is(err, ledger.ErrClock) {
 			return err
 		}
 		if !said {

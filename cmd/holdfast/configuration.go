@@ -102,16 +102,16 @@ func revoke(to *verify.Revocations, e ledger.Entry) {
 }
 
 // recordedRevocations returns what the ledger in cfg's state directory says was
-// revoked: nothing where no daemon ever ran.
+// revoked, up to its checkpoint: nothing where no daemon ever ran.
 func recordedRevocations(ctx context.Context, cfg *config.Loaded) (*verify.Revocations, error) {
 	out := new(verify.Revocations)
 	if cfg.StateDir == "" { // trust rules alone
 		return out, nil
 	}
-	key, err := os.ReadFile(ledgerPub(cfg))
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(ledgerDir(cfg)); errors.Is(err, fs.ErrNotExist) {
 		return out, nil
 	}
+	key, err := os.ReadFile(ledgerPub(cfg))
 	if err != nil {
 		return out, err
 	}

@@ -148,11 +148,12 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 // descriptor, and without descriptors no intent is recorded.
 const publicConnections = 128
 
-// servePublic serves whoever reaches the address.
+// servePublic serves whoever reaches the address, one request for each
+// connection: one that is kept would keep its place from a probe.
 func servePublic(ctx context.Context, l net.Listener, h http.Handler) error {
-	return httpd.Serve(ctx, &http.Server{
-		Handler: h, ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
-	}, netutil.LimitListener(l, publicConnections))
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, MaxHeaderBytes: 16 << 10}
+	srv.SetKeepAlivesEnabled(false)
+	return httpd.Serve(ctx, srv, netutil.LimitListener(l, publicConnections))
 }
 
 // publicHandler changes nothing and shows no secret. The status is for loopback

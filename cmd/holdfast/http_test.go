@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -141,6 +142,15 @@ func TestPublicConnectionsAreBounded(t *testing.T) {
 		}
 		mu.Unlock()
 		time.Sleep(time.Minute) // of the bubble's
+		mine, its := net.Pipe()
+		l.conns <- its
+		if _, err := io.WriteString(mine, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now() // whoever is answered keeps no place either
+		if answer, err := io.ReadAll(mine); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404") || time.Since(begin) > 0 {
+			t.Errorf("%q after %s, %v", answer, time.Since(begin), err)
+		}
 		mu.Lock()
 		if accepted != publicConnections+over || ended != accepted {
 			t.Errorf("a minute later %d accepted, %d ended", accepted, ended)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -38,16 +39,18 @@ func openLedger(ctx context.Context, cfg *config.Loaded, onLag func(context.Cont
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(ledgerPub(cfg), []byte(vkey+"\n"), 0o644); err != nil { // a public key
-		return nil, fmt.Errorf("ledger key: %w", err)
-	}
 	l, err := ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: onLag})
 	if err != nil {
 		return nil, err
 	}
 	// A crash may have left files that were never put in their place. The lock says
 	// that nobody is at it now.
-	if err := durable.Tidy(cfg.StateDir); err != nil {
+	err = durable.Tidy(cfg.StateDir)
+	pub := []byte(vkey + "\n")
+	if now, rerr := os.ReadFile(ledgerPub(cfg)); rerr != nil || !bytes.Equal(now, pub) {
+		err = errors.Join(err, durable.Replace(ledgerPub(cfg), pub))
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("state directory: %w", err), l.Close())
 	}
 	return l, nil

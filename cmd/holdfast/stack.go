@@ -63,7 +63,7 @@ func (f *stackFlags) ask(cmd *cobra.Command, c command) (reply, error) {
 func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secrets, c command) (out reply, err error) {
 	a, err := newApp(ctx, cfg, log, sec)
 	if errors.Is(err, ledger.ErrLocked) {
-		return reply{}, fault.Wrap(fault.Waiting, "holdfast", "ask the daemon through its socket, or stop it", err)
+		return reply{}, fault.Wrap(fault.Waiting, "holdfast", "if its socket does not answer, look at its log: it may be waiting for the clock; else stop it", err)
 	}
 	if err != nil {
 		return reply{}, err

@@ -8,12 +8,14 @@ package durable
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-// unfinished is the pattern of files that were not given their name yet.
-const unfinished = ".new-*"
+// unfinished is how the names of files begin that were not given theirs yet.
+const unfinished = ".new-"
 
 // Replace writes content, mode 0600, to a file that may be there already. Its
 // folder must exist.
@@ -29,7 +31,7 @@ func Create(path string, content []byte) error {
 
 func write(path string, content []byte, name func(from, to string) error) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, unfinished) // mode 0600
+	f, err := os.CreateTemp(dir, unfinished+"*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -54,13 +56,18 @@ func Sync(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Tidy removes what a crash left of files that were not finished in dir, or in
-// all folders that it matches as a pattern. Nobody else may be writing there.
+// Tidy removes what a crash left of files that were not finished in a folder, if
+// there is one. Nobody else may be writing there.
 func Tidy(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	left, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	errs := []error{err}
 	for _, f := range left {
-		errs = append(errs, os.Remove(f))
+		if strings.HasPrefix(f.Name(), unfinished) {
+			errs = append(errs, os.Remove(filepath.Join(dir, f.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -41,7 +41,7 @@ func TestFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".new-1"), []byte("thi"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Tidy(dir); err != nil {
+	if err := errors.Join(Tidy(dir), Tidy(filepath.Join(dir, "no", "folder"))); err != nil {
 		t.Error(err)
 	}
 	check("third")

@@ -1,7 +1,7 @@
 // Package httpd owns how a listener of the daemon lives and ends.
 //
-// It guarantees that a server stops when its context does, and that what is
-// under way then has a bounded time to finish. It refuses to choose limits:
+// It guarantees that a server stops when its context does, and that requests
+// that are under way then are cancelled, and have a bounded time to return. It refuses to choose limits:
 // time-outs and sizes belong to whoever knows who is calling.
 package httpd
 

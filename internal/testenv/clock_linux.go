@@ -34,8 +34,9 @@ func (c *Clock) Set(offset time.Duration) { c.offset.Store(int64(offset)) }
 func (c *Clock) Start(cmd *exec.Cmd) error {
 	started := make(chan error)
 	go func() {
-		// This thread has the filter, so nothing else may run on it. It must not
-		// end either: it may have started children before that die with it.
+		// This thread has the filter, so nothing else may run on it, not even what
+		// answers. It must not end either: it may have started children before that
+		// die with it.
 		runtime.LockOSThread()
 		defer func() { select {} }()
 		listener, err := filterClock()
@@ -44,12 +45,15 @@ func (c *Clock) Start(cmd *exec.Cmd) error {
 			return
 		}
 		pidfd, err := startWithoutVDSO(cmd)
-		started <- err
-		if err == nil {
-			c.serve(listener, pidfd)
-			_ = unix.Close(pidfd)
+		if err != nil {
+			started <- errors.Join(err, unix.Close(listener))
+			return
 		}
-		_ = unix.Close(listener)
+		go func() {
+			c.serve(listener, pidfd)
+			_, _ = unix.Close(listener), unix.Close(pidfd)
+		}()
+		started <- nil
 	}()
 	return <-started
 }
@@ -122,8 +126,7 @@ func hideVDSO(pid int) error {
 	if err != nil {
 		return err
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // from field 3 on
-	fields := strings.Fields(rest)
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3 on
 	start, err := strconv.ParseInt(fields[28-3], 10, 64)
 	if err != nil {
 		return err
