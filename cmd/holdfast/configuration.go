@@ -23,13 +23,7 @@ import (
 // required, an allowed_signers file, one of its keys must have signed it
 // whatever it says itself. Nothing must be started before.
 func (a *app) admit(ctx context.Context, required string) error {
-	if err := a.takeUpRevocations(ctx); err != nil {
-		return err
-	}
-	check := func(signers []config.Signer, keys map[string][]byte, message, signature []byte) (string, error) {
-		return checkConfiguration(signers, keys, message, signature, time.Now(), a.revoked)
-	}
-	admission, err := admission(a.cfg, required, check)
+	admission, err := a.admission(ctx, required)
 	if err != nil {
 		if fault.KindOf(err) != fault.Denied {
 			return err
@@ -39,7 +33,30 @@ func (a *app) admit(ctx context.Context, required string) error {
 	if err := a.recordAdmitted(ctx, admission); err != nil {
 		return err
 	}
-	return a.cfg.Record(admission.Signer, time.Now()).Write(a.cfg.StateDir)
+	record := a.cfg.Record(admission.Signer, time.Now())
+	record.Required = required
+	return record.Write(a.cfg.StateDir)
+}
+
+// admission judges the operator's file, see [app.admit], and records nothing.
+func (a *app) admission(ctx context.Context, required string) (config.Admission, error) {
+	if err := a.takeUpRevocations(ctx); err != nil {
+		return config.Admission{}, err
+	}
+	check := func(signers []config.Signer, keys map[string][]byte, message, signature []byte) (string, error) {
+		return checkConfiguration(signers, keys, message, signature, time.Now(), a.revoked)
+	}
+	return admission(a.cfg, required, check)
+}
+
+// requiredBefore returns the file that --require-signed named when the daemon
+// with this state directory was started last.
+func requiredBefore(cfg *config.Loaded) (string, error) {
+	last, err := config.ReadRecord(cfg.StateDir)
+	if err != nil || last == nil {
+		return "", err
+	}
+	return last.Required, nil
 }
 
 // admission judges the file by what was accepted last, and by the keys of the

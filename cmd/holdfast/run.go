@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/oklog/run"
 	"github.com/spf13/cobra"
@@ -49,6 +50,11 @@ func newRun() *cobra.Command {
 			cfg, err := config.Load(file)
 			if err != nil {
 				return err
+			}
+			if requireSigned != "" {
+				if requireSigned, err = filepath.Abs(requireSigned); err != nil {
+					return err
+				}
 			}
 			sec := &secrets{}
 			return serve(cmd.Context(), cfg, lf.logger(cmd, sec), sec, requireSigned)

@@ -69,10 +69,17 @@ func alone(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 		return reply{}, err
 	}
 	defer func() { err = errors.Join(err, a.close()) }()
+	required, err := requiredBefore(cfg)
+	if err != nil {
+		return reply{}, err
+	}
 	if c.lasting() {
-		if err := a.started(ctx, ""); err != nil {
-			return reply{}, err
-		}
+		err = a.started(ctx, required)
+	} else { // a file that the daemon would refuse decides nothing here either
+		_, err = a.admission(ctx, required)
+	}
+	if err != nil {
+		return reply{}, err
 	}
 	if c.local() {
 		if err := a.reconciler.TakeUp(ctx); err != nil {

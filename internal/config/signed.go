@@ -39,6 +39,9 @@ type Record struct {
 	Signed   *Signed                  `json:"signed,omitempty"`
 	Signer   string                   `json:"signer,omitempty"` // empty where no signature was needed
 	Accepted time.Time                `json:"accepted"`
+	// Required is the file that --require-signed named, or empty: commands that
+	// work alone on this state directory hold to it.
+	Required string `json:"required,omitempty"`
 	// Keys is the content of the files of those who may sign the next file: who
 	// can write them can not make himself a signer.
 	Keys map[string][]byte `json:"keys,omitempty"`
@@ -141,7 +144,7 @@ func (l *Loaded) Admit(last *Record, check CheckSignature) (Admission, error) {
 	var err error
 	switch {
 	case last == nil || last.Signed == nil:
-		if l.Signed != nil && a.Verdict != Unchanged {
+		if l.Signed != nil {
 			a.Signer, err = l.signedBy(l.Signed.Signers, l.keys, check)
 		}
 	case l.Signed == nil:
