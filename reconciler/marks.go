@@ -93,7 +93,7 @@ func (r *Reconciler) marked(ctx context.Context, environment, repository string)
 	if err := r.checkMark(ctx, ms, repo, environment, verified); err != nil {
 		return err
 	}
-	if ms.written == verified || verified == "" {
+	if ms.written == verified {
 		ms.done.Store(&verified)
 		return nil
 	}
@@ -133,7 +133,7 @@ func (r *Reconciler) checkMark(ctx context.Context, ms *markState, repo *reposit
 		return err
 	}
 	wasRefused := ms.found != ""
-	ms.refused, ms.found = nil, ""
+	ms.refused = nil
 	if found {
 		ms.written = m.Commit
 		err := r.compareMark(ctx, repo, m, verified)
@@ -148,7 +148,7 @@ func (r *Reconciler) checkMark(ctx context.Context, ms *markState, repo *reposit
 			return err
 		}
 	}
-	ms.checked = true
+	ms.checked, ms.found = true, ""
 	if wasRefused {
 		e := markEvent(environment, repo.Name, "this daemon knows what the mark says")
 		e.Resolved = true

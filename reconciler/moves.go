@@ -21,6 +21,9 @@ func (r *Reconciler) declare(ctx context.Context, wanted []*stack) {
 		if !ok || s.unchanged() {
 			continue
 		}
+		if r.postpone(s) {
+			continue
+		}
 		c.Expect()
 		s.expect()
 		if r.queue == nil || len(s.DependsOn) > 0 || r.suspension(s.Name) != nil {
@@ -33,6 +36,18 @@ func (r *Reconciler) declare(ctx context.Context, wanted []*stack) {
 	for _, s := range far {
 		r.claim(ctx, s, s.desired())
 	}
+}
+
+// postpone has a suspended stack keep what it has: it gives nothing away, and
+// nothing that may move to it is pruned. It says whether s is one.
+func (r *Reconciler) postpone(s *stack) bool {
+	c, ok := s.desired().target.(targets.Claimer)
+	if !ok || s.unchanged() || s.granted() == nil || r.suspension(s.Name) == nil {
+		return false
+	}
+	c.Postpone()
+	s.expect()
+	return true
 }
 
 // expect notes that others wait for the stack's rendering.
@@ -54,7 +69,7 @@ func (s *stack) takeExpected() bool {
 // claim has the target of a stack that is refused before it is rendered say
 // what it would own: others wait for that before they prune.
 func (r *Reconciler) claim(ctx context.Context, s *stack, b basis) {
-	if _, ok := b.target.(targets.Claimer); !ok || !s.takeExpected() {
+	if !s.takeExpected() {
 		return
 	}
 	// What is wrong with it is told when its turn comes.
@@ -79,10 +94,8 @@ func (r *Reconciler) rename(ctx context.Context, s *stack, to string, rev source
 	if r.before[to] == s.Name {
 		return
 	}
-	if d := s.granted(); d != nil {
-		if c, ok := d.target.(targets.Claimer); ok {
-			c.Renounce()
-		}
+	if r.suspension(s.Name) == nil {
+		s.renounce()
 	}
 	s.hold(rev)
 	s.progress("the stack goes on as " + to)
@@ -92,6 +105,27 @@ func (r *Reconciler) rename(ctx context.Context, s *stack, to string, rev source
 		r.before = map[string]string{}
 	}
 	r.before[to] = s.Name
+	r.orders.rename(s.Name, to)
+}
+
+// renounce lets other stacks take over what the stack deployed.
+func (s *stack) renounce() {
+	if d := s.granted(); d != nil {
+		if c, ok := d.target.(targets.Claimer); ok {
+			c.Renounce()
+		}
+	}
+}
+
+// takeOver has the old name of a stack let go of what it deployed, which it did
+// not while it was suspended.
+func (r *Reconciler) takeOver(name string) {
+	r.mu.Lock()
+	old := r.stacks[r.before[name]]
+	r.mu.Unlock()
+	if old != nil {
+		old.renounce()
+	}
 }
 
 // endOldName ends the old name of a stack that was renamed, once it stands under
@@ -101,6 +135,7 @@ func (r *Reconciler) endOldName(name string) {
 	old := r.stacks[r.before[name]]
 	delete(r.before, name)
 	r.mu.Unlock()
+	r.orders.rename("", name)
 	if old == nil {
 		return
 	}

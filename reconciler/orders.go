@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,30 @@ type orders struct {
 	taken     map[digest.Digest]bool // signed orders that were taken: none is taken twice
 	left      map[string]bool        // "stack@commit" that a rollback led away from
 	rollbacks map[string]*rollback   // by stack
+	renamed   map[string]string      // stacks by their new name, until that stands: what holds for the old one holds for it
+}
+
+// rename notes that a stack goes on under another name, or with an empty from
+// that the new name stands.
+func (o *orders) rename(from, to string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.renamed == nil {
+		o.renamed = map[string]string{}
+	}
+	if o.renamed[to] = from; from == "" {
+		delete(o.renamed, to)
+	}
+}
+
+// names returns what a stack is called, and was until its new name stands. The
+// caller holds mu.
+func (o *orders) names(stack string) []string {
+	names := []string{stack}
+	for old := o.renamed[stack]; old != "" && !slices.Contains(names, old); old = o.renamed[old] {
+		names = append(names, old)
+	}
+	return names
 }
 
 // takeUpOrders takes up what was ordered before the last stop.
@@ -102,7 +127,7 @@ func (o *orders) take(order digest.Digest, stack, from string) {
 func (r *Reconciler) suspension(stack string) *Suspension {
 	r.orders.mu.Lock()
 	defer r.orders.mu.Unlock()
-	for _, name := range []string{stack, ""} {
+	for _, name := range append(r.orders.names(stack), "") {
 		s, ok := r.orders.suspended[name]
 		if ok && (s.Until.IsZero() || time.Now().Before(s.Until)) {
 			return &s
@@ -133,7 +158,10 @@ func (r *Reconciler) awaitResumption() {
 // drifted meanwhile was only reported.
 func (r *Reconciler) lookAfter(stack string, wait time.Duration) {
 	for _, s := range r.all() {
-		if r.queue != nil && (stack == "" || s.Name == stack) {
+		r.orders.mu.Lock()
+		concerned := stack == "" || slices.Contains(r.orders.names(s.Name), stack)
+		r.orders.mu.Unlock()
+		if r.queue != nil && concerned {
 			r.queue.AddAfter(request{reconcileStack, s.Name}, wait)
 			r.queue.AddAfter(request{compareStack, s.Name}, wait)
 		}
@@ -196,7 +224,13 @@ func (r *Reconciler) Resume(ctx context.Context, stack string) error {
 			return err
 		}
 		r.orders.mu.Lock()
-		_, own := r.orders.suspended[stack]
+		own := false
+		for _, name := range r.orders.names(stack) {
+			if _, own = r.orders.suspended[name]; own {
+				stack = name
+				break
+			}
+		}
 		_, all := r.orders.suspended[""]
 		r.orders.mu.Unlock()
 		if !own && all {

@@ -47,7 +47,9 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 		s.standing() // it may have come to stand while a newer commit asked for the same
 		return r.finish(ctx, s)
 	}
+	r.takeOver(s.Name)
 	if err := r.dependencies(ctx, s); err != nil {
+		r.claim(ctx, s, s.desired()) // what it waits for may wait to hear what it gives up
 		return err
 	}
 	s.enter(Reconciling)

@@ -275,9 +275,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	err := watch.Wait()
 	r.late.Wait()
 	r.closeTargets()
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
 	return err
 }
 

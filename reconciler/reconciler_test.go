@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/robfig/cron/v3"
 
 	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -65,13 +67,20 @@ type bed struct {
 	lostlog     bool              // the ledger is not the one that signed what is known elsewhere
 	marks       map[string]Mark   // nil: marks are not kept
 	events      []Event
+	at          map[string]func() error                   // what happens at a call, by its name, and what it returns
+	judges      func(in policy.Input, d *policy.Decision) // changes a decision
+	wrap        map[string]func(*target) targets.Target   // stacks with another target
+	mode        drift.Mode                                // of all stacks; revert if empty
+	schedule    cron.Schedule                             // of the full comparison of all stacks
+	signed      []verify.Anchor                           // what the evidence of commits rests on
+	unproven    bool                                      // the evidence of commits proves nothing
 }
 
 func newBed(t *testing.T, stacks ...string) *bed {
 	b := &bed{
 		t: t, state: t.TempDir(), files: map[string]string{}, live: map[string]string{}, calls: map[string]int{}, stale: map[string]int{},
 		denied: map[string]bool{}, bad: map[string]error{}, depends: map[string]string{}, alias: map[string]string{}, half: map[string]bool{}, history: map[string]map[string]string{}, found: map[string]func(targets.Finding){},
-		prune: map[string]Prune{},
+		prune: map[string]Prune{}, at: map[string]func() error{}, wrap: map[string]func(*target) targets.Target{},
 	}
 	for _, s := range stacks {
 		b.files[s+"/object"] = "v1"
@@ -92,6 +101,26 @@ func (b *bed) count(call string) int {
 	defer b.mu.Unlock()
 	return b.calls[call]
 }
+
+// meet counts a call, and makes of it what the test wants.
+func (b *bed) meet(call string) error {
+	b.mu.Lock()
+	b.calls[call]++
+	at := b.at[call]
+	b.mu.Unlock()
+	if at == nil {
+		return nil
+	}
+	return at()
+}
+
+// fails makes a call fail, with an error of a kind.
+func (b *bed) fails(call string, k fault.Kind) {
+	b.with(func() { b.at[call] = func() error { return fault.New(k, "", "", "%s does not work", call) } })
+}
+
+// works ends what was made of a call.
+func (b *bed) works(call string) { b.with(func() { delete(b.at, call) }) }
 
 // push makes a commit.
 func (b *bed) push(files map[string]string) {
@@ -125,6 +154,9 @@ func (b *bed) Head(context.Context) (sources.Revision, error) {
 }
 
 func (b *bed) Fetch(_ context.Context, r sources.Revision) (*sources.Snapshot, error) {
+	if err := b.meet("fetch"); err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m := identified{fstest.MapFS{}}
@@ -139,6 +171,9 @@ func (b *bed) Local(ctx context.Context, r sources.Revision) (*sources.Snapshot,
 	b.mu.Lock()
 	lost := b.lost
 	b.mu.Unlock()
+	if err := b.meet("local"); err != nil {
+		return nil, err
+	}
 	if lost {
 		return nil, fault.New(fault.Invalid, "", "", "the mirror has no %s", r.ID)
 	}
@@ -170,6 +205,9 @@ func (i identified) folderID(dir string) (string, error) {
 
 // The ledger.
 func (b *bed) Append(_ context.Context, e ledger.Entry, bodies map[string][]byte) (ledger.Index, error) {
+	if err := b.meet("append " + string(e.Type)); err != nil {
+		return 0, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e.Bodies = map[string]digest.Digest{}
@@ -181,6 +219,9 @@ func (b *bed) Append(_ context.Context, e ledger.Entry, bodies map[string][]byte
 }
 
 func (b *bed) Orders(context.Context) ([]ledger.Numbered, error) {
+	if err := b.meet("orders"); err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []ledger.Numbered
@@ -206,6 +247,9 @@ func (b *bed) Now() (time.Time, error) {
 func (b *bed) Checkpoint(context.Context) ([]byte, error) { return []byte("checkpoint"), nil }
 
 func (b *bed) Contains(context.Context, []byte) error {
+	if err := b.meet("contains"); err != nil {
+		return err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.lostlog {
@@ -225,6 +269,9 @@ func (b *bed) Environments() []string {
 }
 
 func (b *bed) Read(_ context.Context, environment, repository string) (Mark, bool, error) {
+	if err := b.meet("mark read"); err != nil {
+		return Mark{}, false, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m, ok := b.marks[environment+"/"+repository]
@@ -232,6 +279,9 @@ func (b *bed) Read(_ context.Context, environment, repository string) (Mark, boo
 }
 
 func (b *bed) Write(_ context.Context, environment string, m Mark, _ bool) error {
+	if err := b.meet("mark write"); err != nil {
+		return err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.marks[environment+"/"+m.Repository] = m
@@ -250,7 +300,9 @@ func (b *bed) told(t EventType, stack string) int {
 	return n
 }
 
-func (b *bed) DanglingIntents(context.Context) ([]ledger.Numbered, error) { return b.open, nil }
+func (b *bed) DanglingIntents(context.Context) ([]ledger.Numbered, error) {
+	return b.open, b.meet("dangling")
+}
 
 func (b *bed) recorded(typ ledger.Type, stack, outcome string) int {
 	b.mu.Lock()
@@ -281,6 +333,9 @@ func (b *bed) Verify(_ context.Context, env string, subjects []verify.Subject) (
 }
 
 func (b *bed) Fingerprint(_ context.Context, _ string, subjects []verify.Subject) (digest.Digest, error) {
+	if err := b.meet("fingerprint"); err != nil {
+		return "", err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all string
@@ -291,11 +346,17 @@ func (b *bed) Fingerprint(_ context.Context, _ string, subjects []verify.Subject
 }
 
 func (b *bed) Evaluate(_ context.Context, in policy.Input) (policy.Decision, error) {
+	if err := b.meet("evaluate " + in.Stack); err != nil {
+		return policy.Decision{}, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := policy.Decision{Stage: in.Stage, Of: in.Of, Rules: 1}
 	if b.denied[in.Stack] {
 		d.Results = []policy.Result{{Level: policy.Deny, Message: "not like this", File: "object"}}
+	}
+	if b.judges != nil {
+		b.judges(in, &d)
 	}
 	return d, nil
 }
@@ -314,19 +375,22 @@ func (t target) folder() string {
 	return t.name
 }
 
-func (t target) call(what string) {
+func (t target) call(what string) error {
 	t.b.mu.Lock()
-	defer t.b.mu.Unlock()
-	t.b.calls[what+" "+t.name]++
-	if what == "render" && t.b.panics == t.name {
+	panics := what == "render" && t.b.panics == t.name
+	t.b.mu.Unlock()
+	if panics {
 		panic("oh no")
 	}
+	return t.b.meet(what + " " + t.name)
 }
 
 func (t target) oid() plan.ObjectID { return plan.ObjectID{Kind: "Object", Name: t.name} }
 
 func (t target) Render(_ context.Context, s *sources.Snapshot) (targets.Rendered, error) {
-	t.call("render")
+	if err := t.call("render"); err != nil {
+		return targets.Rendered{}, err
+	}
 	content, err := fs.ReadFile(s.FS, t.folder()+"/object")
 	r := targets.Rendered{Stack: t.name, Environment: "e", Revision: s.Revision, Digest: digest.FromBytes(content), Private: string(content)}
 	t.b.mu.Lock()
@@ -338,14 +402,19 @@ func (t target) Render(_ context.Context, s *sources.Snapshot) (targets.Rendered
 }
 
 func (t target) Pin(r targets.Rendered, _ map[string]verify.Subject) (targets.Rendered, error) {
-	return r, nil
+	return r, t.call("pin")
 }
 
-func (t target) Expect()   { t.call("expect") }
-func (t target) Renounce() { t.call("renounce") }
+func (t target) Healthy(context.Context, targets.Rendered) error { return t.call("healthy") }
+func (t target) Close() error                                    { return t.call("close") }
+func (t target) Expect()                                         { _ = t.call("expect") }
+func (t target) Postpone()                                       { _ = t.call("postpone") }
+func (t target) Renounce()                                       { _ = t.call("renounce") }
 
 func (t target) Removal(_ context.Context, r targets.Rendered, orphan bool) (plan.Plan, error) {
-	t.call("removal")
+	if err := t.call("removal"); err != nil {
+		return plan.Plan{}, err
+	}
 	action := plan.Delete
 	if orphan {
 		action = plan.Release
@@ -357,7 +426,9 @@ func (t target) Removal(_ context.Context, r targets.Rendered, orphan bool) (pla
 }
 
 func (t target) Plan(_ context.Context, r targets.Rendered, _ ...plan.ObjectID) (plan.Plan, error) {
-	t.call("plan")
+	if err := t.call("plan"); err != nil {
+		return plan.Plan{}, err
+	}
 	t.b.mu.Lock()
 	defer t.b.mu.Unlock()
 	p := plan.Plan{Stack: t.name, Environment: "e", Target: "fake", Revision: r.Revision, Rendered: r.Digest, Private: r.Private}
@@ -370,7 +441,9 @@ func (t target) Plan(_ context.Context, r targets.Rendered, _ ...plan.ObjectID) 
 }
 
 func (t target) Apply(_ context.Context, g gate.Grant) (targets.Receipt, error) {
-	t.call("apply")
+	if err := t.call("apply"); err != nil {
+		return targets.Receipt{}, err
+	}
 	p, err := g.Plan()
 	if err != nil {
 		return targets.Receipt{}, err
@@ -401,8 +474,35 @@ func (t target) Desired(_ context.Context, r targets.Rendered) (map[plan.ObjectI
 
 func (t target) Observe(ctx context.Context, _ targets.Rendered, found func(targets.Finding)) error {
 	t.b.with(func() { t.b.found[t.name] = found })
+	if err := t.call("observe"); err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return nil
+}
+
+// plain is a target that can do no more than it must.
+type plain struct{ targets.Target }
+
+func plainly(t *target) targets.Target { return &plain{t} }
+
+// namer is a target that names artifacts in the plan only.
+type namer struct{ *target }
+
+func (n namer) PlanArtifacts(plan.Plan) ([]verify.Subject, error) {
+	return []verify.Subject{{Kind: verify.KindImage, Reference: "only planned"}}, n.call("name artifacts")
+}
+
+// build makes the target of a stack.
+func (b *bed) build(name string) (targets.Target, error) {
+	err := b.meet("build " + name)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := &target{b: b, name: name, dir: b.dirs[name]}
+	if wrap := b.wrap[name]; wrap != nil {
+		return wrap(t), err
+	}
+	return t, err
 }
 
 // discover makes a stack of each folder.
@@ -422,8 +522,8 @@ func (b *bed) discover(_ context.Context, snap *sources.Snapshot) ([]Stack, erro
 			continue
 		}
 		s := Stack{
-			Name: name, Environment: "e", Dir: dir, TargetName: "fake", Key: dir + " " + name + b.depends[name], Drift: drift.Rules{Mode: drift.Revert}, Prune: b.prune[name],
-			Policy: b, Err: b.bad[name], Build: func() (targets.Target, error) { return target{b: b, name: name, dir: b.dirs[name]}, nil },
+			Name: name, Environment: "e", Dir: dir, TargetName: "fake", Key: dir + " " + name + b.depends[name], Drift: drift.Rules{Mode: cmp.Or(b.mode, drift.Revert)}, Prune: b.prune[name],
+			Schedule: b.schedule, Policy: b, Err: b.bad[name], Build: func() (targets.Target, error) { return b.build(name) },
 		}
 		if d := b.depends[name]; d != "" {
 			s.DependsOn = []string{d}
@@ -439,6 +539,9 @@ func (b *bed) new() *Reconciler {
 		Repositories: []Repository{{
 			Name: "repo", Interval: 5 * time.Millisecond, Source: b, Discover: b.discover,
 			Follows: func(_ context.Context, from, head string) error {
+				if err := b.meet("follows"); err != nil {
+					return err
+				}
 				if b.number(from) > b.number(head) {
 					return fault.New(fault.Denied, "", "", "%s does not come after %s", head, from)
 				}
@@ -450,7 +553,7 @@ func (b *bed) new() *Reconciler {
 				if head == b.refuse {
 					return verify.Evidence{}, fault.New(fault.Denied, "", "", "nobody signed %s", head)
 				}
-				return verify.Evidence{Subject: verify.Subject{Kind: "commit", Reference: head}, Checks: []verify.Check{{Name: "commit", OK: true}}}, nil
+				return verify.Evidence{Subject: verify.Subject{Kind: "commit", Reference: head}, Checks: []verify.Check{{Name: "commit", OK: !b.unproven}}, RestsOn: b.signed}, nil
 			},
 		}},
 		Artifacts: b, Gate: gate.New(b, gate.Limits{}), Ledger: b, StateDir: b.state, Workers: 4,
@@ -530,6 +633,23 @@ func (b *bed) ready(stacks ...string) (r *Reconciler, stop func()) {
 	return r, stop
 }
 
+// applied returns a reconciler without a daemon, with the stacks applied.
+func (b *bed) applied(stacks ...string) *Reconciler {
+	b.t.Helper()
+	r := b.new()
+	b.t.Cleanup(r.Close)
+	if err := r.Sync(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, s := range stacks {
+		if _, err := r.Apply(b.t.Context(), s); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	r.late.Wait() // nothing goes on behind the test's back
+	return r
+}
+
 func TestWorkFollowsChange(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a", "b")
@@ -541,6 +661,9 @@ func TestWorkFollowsChange(t *testing.T) {
 	}
 	if n := b.count("plan a"); n != 1 {
 		t.Errorf("a was planned %d times", n)
+	}
+	if n := b.count("expect a"); n != 1 {
+		t.Errorf("others waited %d times for a", n)
 	}
 }
 
@@ -916,18 +1039,24 @@ func TestTracker(t *testing.T) {
 	if _, err := fs.Stat(s.FS, "a/missing"); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"a", "b/y"} { // a folder that is there is no content
+		if _, err := fs.Stat(s.FS, name); err != nil {
+			t.Fatal(err)
+		}
+	}
 	in := track.inputs()
-	if names := slices.Sorted(maps.Keys(in)); !slices.Equal(names, []string{"a/missing", "a/x"}) {
+	if names := slices.Sorted(maps.Keys(in)); !slices.Equal(names, []string{"a/missing", "a/x", "b/y"}) {
 		t.Errorf("noted %v", names)
 	}
 	for name, tc := range map[string]struct {
 		fs   fstest.MapFS
 		same bool
 	}{
-		"nothing changed":    {fstest.MapFS{"a/x": {Data: []byte("1")}}, true},
-		"another file":       {fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("2")}}, true},
-		"the file that read": {fstest.MapFS{"a/x": {Data: []byte("2")}}, false},
-		"a file appears":     {fstest.MapFS{"a/x": {Data: []byte("1")}, "a/missing": {}}, false},
+		"nothing changed":    {fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("1")}}, true},
+		"another file":       {fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("1")}, "b/z": {Data: []byte("2")}}, true},
+		"the file that read": {fstest.MapFS{"a/x": {Data: []byte("2")}, "b/y": {Data: []byte("1")}}, false},
+		"a file that is":     {fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("2")}}, false},
+		"a file appears":     {fstest.MapFS{"a/x": {Data: []byte("1")}, "b/y": {Data: []byte("1")}, "a/missing": {}}, false},
 		"the file is gone":   {fstest.MapFS{}, false},
 	} {
 		if got := sameInputs(in, &sources.Snapshot{FS: identified{tc.fs}}); got != tc.same {

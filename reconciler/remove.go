@@ -87,7 +87,7 @@ func (r *Reconciler) massive(repo string, lost []*stack) bool {
 			news++
 		}
 	}
-	return news > fewGone && 100*news > goneShare*all || news > 0 && news == all && all > 1
+	return news > fewGone && 100*news > goneShare*all || news == all && all > 1
 }
 
 const hintHeld = "bring the stack file back, or delete what it deployed by hand; prune: delete or orphan in a stack file says otherwise beforehand"

@@ -88,7 +88,7 @@ func (r *Reconciler) found(ctx context.Context, d *deployment, f targets.Finding
 		r.recordDrift(ctx, s, v)
 	}
 	s.disturbed()
-	if v.Action == drift.Reverted && r.suspension(s.Name) == nil {
+	if v.Action == drift.Reverted { // a repair of a suspended stack does nothing
 		s.live.addPending(map[plan.ObjectID]time.Time{f.ID: f.Detected})
 		r.repairs.Add(s.Name)
 	}

@@ -328,6 +328,7 @@ func (r *Reconciler) resumeStack(ctx context.Context, history *past, name string
 		return err
 	}
 	if r.stack(name) != nil {
+		r.postpone(s)
 		return nil
 	}
 	r.mu.Lock()

@@ -273,6 +273,35 @@ func TestMetricsOfAStack(t *testing.T) {
 	}
 }
 
+// What is known of a repository, and what is not.
+func TestMetricsOfARepository(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "web")
+	r := b.new()
+	for _, c := range []struct {
+		head, verified, enforced string
+		metrics                  [3]bool // verified, enforced, behind
+	}{
+		{"", "", "", [3]bool{}},
+		{"", "1", "1", [3]bool{}},
+		{"2", "1", "1", [3]bool{false, false, true}},
+		{"2", "2", "1", [3]bool{true, false, true}},
+		{"2", "2", "2", [3]bool{true, true, false}},
+	} {
+		r.repository("repo").note(func(st *RepositoryStatus) {
+			*st = RepositoryStatus{Head: c.head, Verified: c.verified, Enforced: c.enforced, headSeen: time.Now().Add(-time.Minute)}
+		})
+		m := samples(t, r.Metrics.(*prometheus.Registry))
+		got := [3]bool{m[`holdfast_repository_head_verified{repository="repo"}`] == 1, m[`holdfast_repository_head_enforced{repository="repo"}`] == 1, m[`holdfast_repository_lag_seconds{repository="repo"}`] > 0}
+		if got != c.metrics {
+			t.Errorf("%+v: %v", c, got)
+		}
+		if at, ok := m[`holdfast_repository_head_confirmed_timestamp_seconds{repository="repo"}`]; ok {
+			t.Errorf("a head that was never confirmed was at %v", at)
+		}
+	}
+}
+
 // samples gathers reg; a histogram is there by its _count.
 func samples(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()

@@ -143,6 +143,9 @@ type Claimer interface {
 	// Renounce says that the stack is no longer declared under its name: other
 	// stacks may take over its objects. It deletes nothing.
 	Renounce()
+	// Postpone says that the stack is not rendered anew before a person says so:
+	// what it claims stays its own, and others keep what they would prune.
+	Postpone()
 }
 
 // Observer is optional: a target that can tell at once that the world moved.

@@ -46,6 +46,14 @@ func (t *Target) Expect() {
 	c.awaited[t.owner] = &expected{of: t}
 }
 
+// Postpone implements [targets.Claimer].
+func (t *Target) Postpone() {
+	c := t.c.claims
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.awaited[t.owner] = &expected{of: t, failed: true}
+}
+
 // Renounce ends the claims of a stack that is no longer declared under its name,
 // and lets other stacks take over its objects. It deletes nothing.
 func (t *Target) Renounce() {
