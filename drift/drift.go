@@ -219,8 +219,8 @@ func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
 	if ok && old.key == key {
 		return old.finding, false
 	}
-	if ok && !old.finding.Since.IsZero() && old.finding.Since.Before(f.Since) {
-		f.Since = old.finding.Since
+	if since := old.finding.Since; !since.IsZero() && since.Before(f.Since) {
+		f.Since = since
 	}
 	o.m[f.ID] = entry{f, key}
 	return f, true

@@ -1,6 +1,7 @@
 package drift
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -25,6 +26,10 @@ func TestJudge(t *testing.T) {
 	long := plan.Field{Path: "/spec/template/spec/affinity", From: `{"a":"bbbb… (9999 bytes)`}
 	noImage := plan.Field{Path: "/spec/template/spec/volumes/0", From: `{"name":"x","emptyDir":{}}`}
 	gone := plan.Field{Path: "/spec/template/spec/containers/1", To: `{"image":"ours"}`}
+	all := plan.Field{Path: "/spec/template/spec/containers", From: `[{"image":"evil"}]`}
+	other := plan.Field{Path: "/spec/backup/0/image", From: `"a"`, To: `"b"`}
+	within := plan.Field{Path: "/spec/backup", From: `{"image":"a"}`, To: `{"image":"b"}`}
+	text := plan.Field{Path: "/spec/notes", From: `"aaaa… (9999 bytes)`}
 	image := plan.Field{Path: "/spec/template/spec/containers/0/image", From: `"a"`, To: `"b"`}
 	hpa := Ignore{Kind: "Deployment", Path: "/spec/replicas", Until: now.Add(time.Hour), Reason: "HPA owns it"}
 	modified := func(fields ...plan.Field) targets.Finding {
@@ -60,6 +65,12 @@ func TestJudge(t *testing.T) {
 		"a volume without an image may be ignored":   {Rules{Ignore: []Ignore{everything}}, modified(noImage), Ignored, 0},
 		"a container that is missing may be as well": {Rules{Ignore: []Ignore{everything}}, modified(gone), Ignored, 0},
 
+		"nor a list with an image":                 {Rules{Ignore: []Ignore{everything}}, modified(all), Reported, 1},
+		"an image that no pod runs may be ignored": {Rules{Ignore: []Ignore{everything}}, modified(other, within), Ignored, 0},
+		"a long text is no image":                  {Rules{Ignore: []Ignore{everything}}, modified(text), Ignored, 0},
+		"an extra object is never ignored":         {Rules{Ignore: []Ignore{everything}}, targets.Finding{ID: web, Class: targets.Extra, Fields: []plan.Field{replicas}}, Reported, 1},
+		"nor is what differs nobody knows how":     {Rules{Ignore: []Ignore{everything}}, modified(), Reported, 0},
+
 		"a prefix is not a segment": {Rules{Ignore: []Ignore{{Kind: "Deployment", Path: "/spec/repl", Until: now.Add(1)}}}, modified(replicas), Reported, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,6 +80,19 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got %s with %d fields, want %s with %d", v.Action, len(v.Finding.Fields), tc.action, tc.fields)
 			}
 		})
+	}
+}
+
+func TestReasons(t *testing.T) {
+	t.Parallel()
+	ignore := func(path, reason string) Ignore {
+		return Ignore{Kind: "Deployment", Path: path, Until: now.Add(1), Reason: reason}
+	}
+	rules := Rules{Ignore: []Ignore{ignore("/spec/replicas", "HPA"), ignore("/spec/minReadySeconds", "HPA"), ignore("/spec/paused", "pause")}}
+	fields := []plan.Field{{Path: "/spec/replicas"}, {Path: "/spec/minReadySeconds"}, {Path: "/spec/paused"}, {Path: "/spec/strategy"}}
+	v := rules.Judge(targets.Finding{ID: web, Class: targets.Modified, Fields: fields}, now)
+	if !slices.Equal(v.Reasons, []string{"HPA", "pause"}) || len(v.Finding.Fields) != 1 {
+		t.Errorf("%+v", v)
 	}
 }
 
@@ -93,12 +117,15 @@ func TestForeignPlan(t *testing.T) {
 func TestFromPlan(t *testing.T) {
 	t.Parallel()
 	got := FromPlan(plan.Plan{Stack: "web", Changes: []plan.Change{
-		{ID: web, Action: plan.Create}, {ID: web, Action: plan.Update}, {ID: web, Action: plan.Replace}, {ID: web, Action: plan.Delete},
+		{ID: web, Action: plan.Create}, {ID: web, Action: plan.Update, Since: now.Add(-time.Hour)}, {ID: web, Action: plan.Replace}, {ID: web, Action: plan.Delete},
 	}}, now)
 	want := []targets.FindingClass{targets.Missing, targets.Modified, targets.Modified, targets.Extra}
 	for i, f := range got {
 		if f.Class != want[i] || f.Stack != "web" {
 			t.Errorf("%d: %+v, want class %s", i, f, want[i])
+		}
+		if known := i == 1; f.Since.Equal(now) == known || f.Since.IsZero() {
+			t.Errorf("%d: since %s", i, f.Since)
 		}
 	}
 }
@@ -121,6 +148,29 @@ func TestOpen(t *testing.T) {
 	}
 	if len(o.List()) != 1 || len(o.Close(web)) != 1 || len(o.List()) != 0 {
 		t.Error("close does not end the finding")
+	}
+}
+
+func TestOpenKeepsTheOldestSince(t *testing.T) {
+	t.Parallel()
+	var o Open
+	f := targets.Finding{ID: web, Class: targets.Modified}
+	for i, c := range []struct{ since, want time.Time }{
+		{time.Time{}, time.Time{}},
+		{now, now},
+		{now.Add(time.Hour), now},
+		{now.Add(-time.Hour), now.Add(-time.Hour)},
+	} {
+		f.Since, f.Fields = c.since, []plan.Field{{Path: "/a", From: string(rune('0' + i))}}
+		if got, fresh := o.Add(f); !fresh || !got.Since.Equal(c.want) {
+			t.Errorf("%d: since %s, want %s", i, got.Since, c.want)
+		}
+	}
+	api := web
+	api.Name = "api"
+	o.Add(targets.Finding{ID: api})
+	if n := len(o.Close()); n != 2 || len(o.List()) != 0 {
+		t.Errorf("%d of 2 findings ended, %d are left", n, len(o.List()))
 	}
 }
 

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +82,45 @@ func TestOneLine(t *testing.T) {
 		if got := oneLine(c.in, c.limit); got != c.want {
 			t.Errorf("%q in %d bytes is %q, want %q", c.in, c.limit, got, c.want)
 		}
+	}
+}
+
+func TestNewTree(t *testing.T) {
+	t.Parallel()
+	root := bytes.Repeat([]byte{1}, tlog.HashSize)
+	for name, c := range map[string]struct {
+		size uint64
+		root []byte
+		ok   bool
+	}{
+		"a tree":                    {1, root, true},
+		"an empty one":              {0, emptyRoot[:], true},
+		"a size that overflows":     {math.MaxInt64/4 + 1, root, false},
+		"a short root":              {1, root[1:], false},
+		"a long root":               {1, append(bytes.Clone(root), 1), false},
+		"leaves in an empty tree":   {0, root, false},
+		"an empty tree, no root":    {0, nil, false},
+		"leaves without their root": {1, nil, false},
+	} {
+		if got, err := newTree(c.size, c.root); (err == nil) != c.ok {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestParseBundleRefuses(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string]string{
+		"half a length":   "\x00\x01a\x00",
+		"half a leaf":     "\x00\x02a",
+		"too many leaves": strings.Repeat("\x00\x00", tileWidth+1),
+	} {
+		if leaves, err := parseBundle([]byte(b)); err == nil {
+			t.Errorf("%s: %d leaves", name, len(leaves))
+		}
+	}
+	if leaves, err := parseBundle([]byte(strings.Repeat("\x00\x00", tileWidth))); err != nil || len(leaves) != tileWidth {
+		t.Errorf("a full bundle: %d leaves, %v", len(leaves), err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -154,6 +155,14 @@ func TestAppendReadProve(t *testing.T) {
 	if _, err := l.Prove(ctx, 99); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("Prove(99) = %v", err)
 	}
+	for _, i := range []ledger.Index{3, 99, math.MaxUint64} {
+		if e, err := r.Entry(ctx, i); err == nil || !strings.Contains(err.Error(), "there is no entry") {
+			t.Errorf("Entry(%d) = %+v, %v", i, e, err)
+		}
+		if err := r.Scan(ctx, i, func(i ledger.Index, _ ledger.Entry) error { return fmt.Errorf("entry %d", i) }); err != nil {
+			t.Errorf("Scan from %d: %v", i, err)
+		}
+	}
 	var notes []string
 	err = r.Scan(ctx, 0, func(_ ledger.Index, e ledger.Entry) error {
 		notes = append(notes, e.Note)
@@ -163,6 +172,16 @@ func TestAppendReadProve(t *testing.T) {
 		t.Errorf("Scan: %q, %v", notes, err)
 	}
 
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := r.Tail(ended, 1); !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Transient {
+		t.Errorf("a cancelled read: %v (%v)", err, fault.KindOf(err))
+	}
+	if _, err := ledger.OpenReader(k.dir); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a reader without a key: %v", err)
+	}
+
+	mustClose(t, l)
 	mustClose(t, l)
 	res := k.check(t)
 	if res.Size != 3 || res.Bodies != 1 || len(res.Open) != 0 || res.Entries["intent"] != 1 {
@@ -267,6 +286,47 @@ func TestConcurrentAppends(t *testing.T) {
 	mustClose(t, l)
 	if res := k.check(t); res.Size != 2*n || len(res.Open) != 0 {
 		t.Errorf("fsck found %+v", res)
+	}
+}
+
+// A reader whose checkpoint is older than the last removal of partial tiles
+// finds what it needs in the full ones: https://c2sp.org/tlog-tiles.
+func TestFullTilesStandIn(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	fill(t, l, 5)
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	old, err := l.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 256 {
+		wg.Go(func() { mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, nil) })
+	}
+	wg.Wait()
+	mustClose(t, l)
+	err = errors.Join(
+		os.RemoveAll(filepath.Join(k.dir, "tile", "entries", "000.p")), os.RemoveAll(filepath.Join(k.dir, "tile", "0", "000.p")),
+		os.WriteFile(filepath.Join(k.dir, "checkpoint"), old, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := ledger.OpenReader(k.dir, k.vkey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail, err := r.Tail(t.Context(), 9)
+	if err != nil || len(tail) != 5 || tail[4].Entry.Note != "fill 4" {
+		t.Errorf("%+v, %v", tail, err)
+	}
+	if p, err := r.Prove(t.Context(), 3); err != nil {
+		t.Error(err)
+	} else if _, err := fsck.CheckProof(p, nil, k.vkey); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -473,6 +533,10 @@ func TestDamageIsNoticed(t *testing.T) {
 	if _, err := l.Body(t.Context(), d); err == nil || !strings.Contains(err.Error(), "was changed") {
 		t.Errorf("Body = %v", err)
 	}
+	bundle, err := os.ReadFile(filepath.Join(k.dir, "tile/entries/000.p/1"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	edit(t, filepath.Join(k.dir, "tile/entries/000.p/1"), "truth", "fraud")
 	if _, err := l.Entry(t.Context(), i); err == nil || !strings.Contains(err.Error(), "was changed") {
 		t.Errorf("Entry = %v", err)
@@ -484,6 +548,13 @@ func TestDamageIsNoticed(t *testing.T) {
 	if _, err := r.Tail(t.Context(), 1); err == nil {
 		t.Error("the reader shows a changed entry")
 	}
+	if err := os.WriteFile(filepath.Join(k.dir, "tile/entries/000.p/1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Entry(t.Context(), i); err == nil || !strings.Contains(err.Error(), "0 leaves, want 1") {
+		t.Errorf("an empty bundle: %v", err)
+	}
+	edit(t, filepath.Join(k.dir, "tile/entries/000.p/1"), "", string(bundle))
 	// The same document again repairs the body.
 	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"plan": []byte("the plan")})
 	if _, err := l.Body(t.Context(), d); err != nil {
@@ -829,6 +900,32 @@ func TestRest(t *testing.T) {
 		mustClose(t, l)
 	})
 	if res := k.check(t); res.Size != 5 {
+		t.Errorf("%d entries", res.Size)
+	}
+}
+
+// What no checkpoint covers yet is not left alone.
+func TestNoRestBeforeTheCheckpoint(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	fill(t, l, 1)
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkpoint := filepath.Join(k.dir, "checkpoint")
+	if err := errors.Join(os.RemoveAll(checkpoint), os.MkdirAll(filepath.Join(checkpoint, "x"), 0o700)); err != nil {
+		t.Fatal(err) // nothing can take its place
+	}
+	fill(t, l, 1)
+	if l.Rest() {
+		t.Error("it rests, and no checkpoint covers the last entry")
+	}
+	if err := os.RemoveAll(checkpoint); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, l)
+	if res := k.check(t); res.Size != 2 {
 		t.Errorf("%d entries", res.Size)
 	}
 }

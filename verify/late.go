@@ -136,7 +136,7 @@ func (s *Set) fingerprint(ctx context.Context, env string, sub Subject) (string,
 		return fingerprintOf(append(parts, "no rule")).String(), nil
 	}
 	peeked, err := s.resolver.Peek(ctx, sub)
-	if fault.KindOf(err) == fault.Waiting && err != nil {
+	if fault.KindOf(err) == fault.Waiting {
 		return fingerprintOf(append(parts, "no such artifact")).String(), nil
 	}
 	if err != nil {

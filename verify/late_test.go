@@ -127,6 +127,11 @@ func TestOnlyMissingEvidenceIsWaitedFor(t *testing.T) {
 	} {
 		try(t, set, "e", "ghcr.io/a:"+tag, want)
 	}
+	// What waits for something else than evidence has no grace that could end.
+	later := fault.New(fault.Waiting, "test", "wait", "later")
+	try(t, newSet(t, config(rule("r", "ghcr.io/**")), factory(func(context.Context, verify.Subject) (verify.Evidence, error) {
+		return verify.Evidence{}, later
+	})), "e", "ghcr.io/a:1", fault.Waiting, "later")
 	// One artifact that may still come does not hide one that is wrong.
 	_, _, err := set.Verify(t.Context(), "e", []verify.Subject{image("ghcr.io/a:missing"), image("ghcr.io/a:wrong")})
 	if fault.KindOf(err) != fault.Denied {
@@ -231,14 +236,15 @@ func (p *peeking) Peek(ctx context.Context, s verify.Subject) (verify.Subject, e
 
 func TestFingerprint(t *testing.T) {
 	t.Parallel()
-	conf := config(rule("r", "ghcr.io/**"))
+	conf := config(rule("r", "ghcr.io/**"), rule("any", "**"))
+	conf.Rules[1].Environments = []string{"any"}
 	res := &peeking{}
 	conf.Resolver = res
 	now := digest.FromString("a list")
 	var broken error
 	set := newSet(t, conf, func(verify.Rule, *verify.Revocations) (verify.Verifier, error) {
 		return listed{accepts, func() (digest.Digest, error) { return now, broken }}, nil
-	})
+	}, factory(accepts)) // which has no list
 	fingerprint := func(refs ...string) digest.Digest {
 		t.Helper()
 		var subjects []verify.Subject
@@ -257,6 +263,9 @@ func TestFingerprint(t *testing.T) {
 	}
 	if res.peeks.Load() != 6 {
 		t.Errorf("asked %d times, want 6: not for what no rule names, once for what is named twice", res.peeks.Load())
+	}
+	if _, err := set.Fingerprint(t.Context(), "any", []verify.Subject{image("x:malformed")}); err != nil || res.peeks.Load() != 6 {
+		t.Errorf("what is no reference: %v, asked %d times", err, res.peeks.Load())
 	}
 	now = digest.FromString("another list")
 	if fingerprint("ghcr.io/a:1", "ghcr.io/b:1", "quay.io/c:1", "ghcr.io/a:absent") == a {

@@ -50,15 +50,6 @@ type Identity struct {
 	SubjectPrefix string
 }
 
-// MatchSubject reports whether san is the identity's subject.
-func (i Identity) MatchSubject(san string) bool {
-	if i.SubjectPrefix == "" {
-		return i.Subject != "" && san == i.Subject
-	}
-	p := strings.TrimSuffix(i.SubjectPrefix, "/")
-	return san == p || strings.HasPrefix(san, p+"/")
-}
-
 // String returns "subject (issuer)" for people.
 func (i Identity) String() string {
 	s := i.Subject
@@ -186,12 +177,9 @@ func (i Identity) validate(r Rule) error {
 // prefixNamesAPath reports whether p is scheme://host/segment…: anything
 // shorter is everyone at a host, or everyone.
 func prefixNamesAPath(p string) bool {
-	_, rest, ok := strings.Cut(p, "://")
-	if !ok {
-		return false
-	}
-	host, path, ok := strings.Cut(rest, "/")
-	return ok && host != "" && strings.Trim(path, "/") != ""
+	_, rest, _ := strings.Cut(p, "://")
+	host, path, _ := strings.Cut(rest, "/")
+	return host != "" && strings.Trim(path, "/") != ""
 }
 
 // pattern is a parsed element of Rule.Repositories.

@@ -463,7 +463,8 @@ func literal(glob string) string {
 // only one of them names is judged by the field that names it, but for those in
 // a folder of policies.
 func (c *Comparison) files(before, after map[string]digest.Digest, folders []string) {
-	names := maps.Clone(before)
+	names := map[string]digest.Digest{}
+	maps.Copy(names, before)
 	maps.Copy(names, after)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		was, named := before[name]
@@ -518,9 +519,6 @@ func list(v any) []any {
 // keyed returns the elements by their key, or false where one has none or two
 // have the same.
 func keyed(elements []any, key string) (map[string]map[string]any, bool) {
-	if key == "" {
-		return nil, false
-	}
 	out := map[string]map[string]any{}
 	for _, v := range elements {
 		o, _ := v.(map[string]any)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // wide is a file with a value in every section that Compare knows.
@@ -252,6 +254,58 @@ func TestCompareTrustOrder(t *testing.T) {
 	}
 }
 
+// Elsewhere the order says nothing.
+func TestCompareOrder(t *testing.T) {
+	t.Parallel()
+	before, after := parsed(t, wide), parsed(t, wide)
+	slices.Reverse(after.Environments)
+	if c := Compare(before, after); !reflect.DeepEqual(c, Comparison{}) {
+		t.Errorf("%+v", c)
+	}
+}
+
+// A value that is no number has not grown, nor shrunk.
+func TestCompareBetween(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		e             effect
+		before, after any
+		want          direction
+	}{
+		{bound, 2.0, 1.0, tighter}, {bound, 1.0, 2.0, looser}, {bound, -1.0, 2.0, tighter}, {bound, "1h", "1m", tighter},
+		{bound, 1.0, "x", looser}, {bound, "y", "x", looser}, {begin, "x", 1.0, looser}, {begin, 1.0, 2.0, tighter},
+	} {
+		if got := tc.e.between(tc.before, tc.after); got != tc.want {
+			t.Errorf("%v to %v: %v, want %v", tc.before, tc.after, got, tc.want)
+		}
+	}
+}
+
+func TestOverlaps(t *testing.T) {
+	t.Parallel()
+	entry := func(repository, path, environment, target string) Allow {
+		return Allow{Repository: repository, Paths: []string{"docs/x", path}, Environments: []string{environment}, Targets: []string{target}}
+	}
+	a := entry("fleet", "apps/*", "production", "kubernetes")
+	a.Paths = a.Paths[1:]
+	for _, tc := range []struct {
+		b    Allow
+		want bool
+	}{
+		{entry("fleet", "apps/*", "production", "kubernetes"), true},
+		{entry("fleet", "**", "production", "kubernetes"), true},
+		{entry("fleet", "apps/web/**", "production", "kubernetes"), true},
+		{entry("fleet", "infra/*", "production", "kubernetes"), false},
+		{entry("other", "apps/*", "production", "kubernetes"), false},
+		{entry("fleet", "apps/*", "staging", "kubernetes"), false},
+		{entry("fleet", "apps/*", "production", "terraform"), false},
+	} {
+		if a.overlaps(tc.b) != tc.want || tc.b.overlaps(a) != tc.want {
+			t.Errorf("%+v: want %t", tc.b, tc.want)
+		}
+	}
+}
+
 // What one entry does not grant any more, a later one may, more widely.
 func TestCompareShadowedEntry(t *testing.T) {
 	t.Parallel()
@@ -470,5 +524,85 @@ func TestCompareFiles(t *testing.T) {
 		if a.Verdict != Looser || len(a.Looser) != i+1 || !strings.Contains(fmt.Sprint(a.Looser), tc.want) {
 			t.Errorf("%s: %+v", tc.name, a)
 		}
+	}
+}
+
+// A file that only one version names is judged by the field that names it, but
+// in a folder of policies, where no field does.
+func TestCompareNamedFiles(t *testing.T) {
+	t.Parallel()
+	const absent = "absent" // the version does not name the file
+	for _, tc := range []struct {
+		name, was, is string
+		want          string // of the line; empty: no difference
+	}{
+		{"/etc/alice.keys", "sha256:1", "sha256:1", ""},
+		{"/etc/alice.keys", "", "", ""},
+		{"/etc/alice.keys", "sha256:1", "sha256:2", "has other content, sha256:2"},
+		{"/etc/alice.keys", "sha256:1", "", "is not there any more"},
+		{"/etc/alice.keys", "", "sha256:1", "has other content, sha256:1"},
+		{"/etc/alice.keys", "sha256:1", absent, ""},
+		{"/etc/alice.keys", absent, "sha256:1", ""},
+		{"/etc/policies/a.rego", "sha256:1", absent, "was removed"},
+		{"/etc/policies/a.rego", absent, "sha256:1", "was added"},
+		{"/etc/policies/a.rego", absent, "", "was added"},
+		{"/etc/policies.rego", absent, "sha256:1", ""},
+	} {
+		named := func(d string) map[string]digest.Digest {
+			if d == absent {
+				return nil
+			}
+			return map[string]digest.Digest{tc.name: digest.Digest(d)}
+		}
+		var c, want Comparison
+		c.files(named(tc.was), named(tc.is), []string{"/etc/policies"})
+		if tc.want != "" {
+			want.Looser = []string{"file " + tc.name + ": " + tc.want}
+		}
+		if !reflect.DeepEqual(c, want) {
+			t.Errorf("%s, %q to %q: %+v, want %+v", tc.name, tc.was, tc.is, c, want)
+		}
+	}
+}
+
+func TestKeyed(t *testing.T) {
+	t.Parallel()
+	named := func(names ...string) (out []any) {
+		for _, n := range names {
+			out = append(out, map[string]any{"name": n})
+		}
+		return out
+	}
+	if got, ok := keyed(named("a", "b"), "name"); !ok || len(got) != 2 {
+		t.Errorf("%v, %t", got, ok)
+	}
+	for name, list := range map[string][]any{"one key twice": named("a", "a"), "no key": named("a", ""), "no objects": {"a"}} {
+		if _, ok := keyed(list, "name"); ok {
+			t.Errorf("%s: an element would be lost", name)
+		}
+	}
+}
+
+func TestShown(t *testing.T) {
+	t.Parallel()
+	if got := shown(map[string]any{"secret": "x"}); got != "" {
+		t.Errorf("an object is shown: %s", got)
+	}
+	if got := shown(strings.Repeat("é", maxShown)); len(got) > maxShown+len(" …") || !strings.HasSuffix(got, "é…") {
+		t.Errorf("a long text: %s", got)
+	}
+}
+
+func TestCommonFolders(t *testing.T) {
+	t.Parallel()
+	o := func(paths ...string) *Operator {
+		var o Operator
+		for _, p := range paths {
+			o.Policies = append(o.Policies, Policy{Path: p})
+		}
+		return &o
+	}
+	if got := commonFolders(o("/a", "", "/b"), o("", "/b", "/c")); !slices.Equal(got, []string{"/b"}) {
+		t.Errorf("%q", got)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
@@ -163,6 +165,10 @@ func TestAdmitSigned(t *testing.T) {
 	c.refuses("an older one, signed by a signer", "went back from 2 to 1")
 	c.write(tight, "", "alice's key")
 	c.refuses("one without the section", "signed: was removed")
+	c.write(operator+"workers: 3\n", counter3, "")
+	c.refuses("another counter, which nobody signed", "it is not signed")
+	c.write(loose, strings.Replace(counter2, "alice, allowed", "alice, notAfter: 2030-01-01, allowed", 1), "")
+	c.refuses("a signer who ends, which nobody signed", "it is not signed anew")
 	c.write(loose, strings.Replace(counter2, "}]}", "}, {name: carol, allowedSignersFile: carol.keys}]}", 1), "alice's key")
 	c.refuses("another signer with the same counter", "signed.signers[carol]: was added")
 
@@ -180,6 +186,32 @@ func TestAdmitSigned(t *testing.T) {
 	c.refuses("another file that is named", "alice.keys: has other content")
 	c.write(loose, counter3, "alice's key")
 	c.accepts("signed as it is", Looser, "alice")
+}
+
+// The record is of one file in one place.
+func TestCompareWithRecord(t *testing.T) {
+	t.Parallel()
+	c := newCompany(t)
+	c.write(operator, counter1, "alice's key")
+	c.accepts("the first file", First, "alice")
+	if len(c.last.Keys) != 1 || c.last.Keys[filepath.Join(c.dir, "orders.keys")] == nil {
+		t.Errorf("the record keeps more than the keys of those who may sign: %d files", len(c.last.Keys))
+	}
+	l, err := Load(c.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Record){
+		"another place":   func(r *Record) { r.Path = "/etc/other/holdfast.yaml" },
+		"another content": func(r *Record) { r.File = []byte(strings.Replace(operator, "[shop, ", "[", 1)) },
+		"another digest":  func(r *Record) { r.Digest = l.FilesDigest() },
+	} {
+		last := *c.last
+		change(&last)
+		if a := l.compare(&last); a.Verdict == Unchanged {
+			t.Errorf("%s: unchanged", name)
+		}
+	}
 }
 
 // To be signed by itself does not help a file once a signer is on record.
@@ -241,6 +273,14 @@ func TestRecord(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
 	}
+	if err := l.Record("alice", epoch).Write(filepath.Join(dir, "none")); err == nil {
+		t.Error("written to a folder that there is not")
+	}
+	blocked := t.TempDir()
+	writeFile(t, filepath.Join(blocked, recordFile, "x"), "")
+	if _, err := ReadRecord(blocked); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a record that cannot be read: %v", err)
+	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v %v", left, err)
 	}
@@ -249,7 +289,7 @@ func TestRecord(t *testing.T) {
 // The same files in another folder have the same digest: people sign elsewhere.
 func TestFilesDigest(t *testing.T) {
 	t.Parallel()
-	digest := func(c *company) string {
+	of := func(c *company) string {
 		c.write(operator, "", "")
 		l, err := Load(c.path())
 		if err != nil {
@@ -258,11 +298,17 @@ func TestFilesDigest(t *testing.T) {
 		return l.FilesDigest().String()
 	}
 	a, b := newCompany(t), newCompany(t)
-	if digest(a) != digest(b) {
+	if of(a) != of(b) {
 		t.Error("the digest depends on the folder")
 	}
 	writeFile(t, filepath.Join(b.dir, "alice.keys"), "mallory's key")
-	if digest(a) == digest(b) {
+	if of(a) == of(b) {
 		t.Error("the digest does not cover a file")
+	}
+	// What is not below the folder is where it is, wherever people sign.
+	outside := map[string]digest.Digest{"/etc/keys": "sha256:1"}
+	here, deeper := Loaded{Path: "/a/holdfast.yaml", Named: outside}, Loaded{Path: "/a/b/holdfast.yaml", Named: outside}
+	if here.FilesDigest() != deeper.FilesDigest() {
+		t.Error("the digest depends on the way to a file outside of the folder")
 	}
 }

@@ -117,7 +117,7 @@ func (id Identity) hasOwnName(o Object) string {
 			return "the webhook " + name + ": " + why
 		}
 	}
-	if policy, _, _ := unstructured.NestedString(o.Content, "spec", "policyName"); isAdmission(o.GroupKind) && reserved(policy) {
+	if policy, _, _ := unstructured.NestedString(o.Content, "spec", "policyName"); reserved(policy) {
 		return "it binds the admission policy " + policy + ", which is reserved for Holdfast"
 	}
 	return ""
@@ -226,10 +226,7 @@ func (id Identity) hasOwnMark(o Object) string {
 	if key := Mark(meta, o.Given); key != "" {
 		return key + " is Holdfast's own"
 	}
-	for k, v := range o.Content {
-		if k == "metadata" {
-			continue
-		}
+	for _, v := range o.Content {
 		if key := nestedMark(v, 0); key != "" {
 			return key + " is Holdfast's own, in a template too"
 		}
@@ -314,9 +311,8 @@ func selectorKeys(selector map[string]any) []string {
 func (id Identity) callsOwnService(o Object) string {
 	var services []map[string]any
 	at := func(m map[string]any, path ...string) {
-		if svc, ok, err := unstructured.NestedMap(m, path...); ok && err == nil {
-			services = append(services, svc)
-		}
+		svc, _, _ := unstructured.NestedMap(m, path...)
+		services = append(services, svc)
 	}
 	switch {
 	case isAdmission(o.GroupKind):
@@ -380,8 +376,8 @@ func intercepts(o Object, reaches func(match map[string]any, rules []map[string]
 			return fmt.Sprintf("the webhook %v", w["name"]), true
 		}
 	}
-	match, ok, _ := unstructured.NestedMap(o.Content, "spec", "matchConstraints")
-	return "the policy", ok && reaches(match, listAt(match, "resourceRules"))
+	match, _, _ := unstructured.NestedMap(o.Content, "spec", "matchConstraints")
+	return "the policy", reaches(match, listAt(match, "resourceRules"))
 }
 
 // inNamespace reports whether a rule covers what Holdfast's namespace holds.
@@ -441,9 +437,6 @@ var (
 // absent or cannot be read matches everything; what it asks of Holdfast's own
 // labels, whose values can be computed, counts as met.
 func selects(selector any, sets ...labels.Set) bool {
-	if selector == nil {
-		return true
-	}
 	b, err := json.Marshal(selector)
 	if err != nil {
 		return true

@@ -53,17 +53,26 @@ func TestTouches(t *testing.T) {
 		"binding of the account":    {"subject", rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: ServiceAccount, name: deployer, namespace: ops}]"},
 		"binding of it as a user":   {"subject", rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: User, name: 'system:serviceaccount:holdfast-system:holdfast'}]"},
 		"binding of the user":       {"subject", rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: User, name: 'system:serviceaccount:ops:deployer'}]"},
+		"binding without a place":   {"subject", rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: ops}\nroleRef: {name: x}\nsubjects: [{kind: ServiceAccount, name: deployer}]"},
 		"binding of its group":      {"subject", rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: Group, name: 'system:serviceaccounts:holdfast-system'}]"},
 		"binding of its role":       {"role reference", rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {kind: Role, name: holdfast}\nsubjects: [{kind: User, name: eve}]"},
 		"role that names a thing":   {"resource names", rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [update], resourceNames: [holdfast-inventory-00]}]"},
 		"role that names its space": {"resource names", rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [namespaces], verbs: [delete], resourceNames: [holdfast-system]}]"},
 		"role over its account":     {"resource names", rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [serviceaccounts/token], verbs: [create], resourceNames: [deployer]}]"},
+		"role over all of its name": {"resource names", rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: ['*'], verbs: [delete], resourceNames: [deployer]}]"},
+		"role over the account":     {"resource names", rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [serviceaccounts], verbs: [delete], resourceNames: [deployer]}]"},
+		"role over its user":        {"resource names", rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [users], verbs: [impersonate], resourceNames: ['system:serviceaccount:ops:deployer']}]"},
 		"object of its group":       {"API group", "apiVersion: holdfast.dev/v1\nkind: Stack\nmetadata: {name: a, namespace: shop}"},
 		"definition in its group":   {"API group", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: stacks.holdfast.dev}\nspec: {group: holdfast.dev}"},
+		"definition by its name":    {"API group", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: stacks.holdfast.dev}\nspec: {group: example.com}"},
+		"definition by its content": {"API group", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: stacks.example.com}\nspec: {group: holdfast.dev}"},
 		"forged owner":              {"mark", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: production/other}}"},
 		"inventory label":           {"mark", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {holdfast.dev/inventory: x}}"},
 		"aggregated into its role":  {"mark", rbac + "kind: ClusterRole\nmetadata: {name: a, labels: {rbac.holdfast.dev/aggregate-to-daemon: 'true'}}"},
 		"mark in a template":        {"mark", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {template: {metadata: {labels: {holdfast.dev/managed: 'true'}}}}"},
+		"mark without a value":      {"mark", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {holdfast.dev/inventory: ''}}"},
+		"mark in a list":            {"mark", "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\nspec: {volumeClaimTemplates: [{metadata: {labels: {holdfast.dev/managed: 'true'}}}]}"},
+		"role that seeks its own":   {"selector", rbac + "kind: ClusterRole\nmetadata: {name: a}\naggregationRule: {clusterRoleSelectors: [{matchExpressions: [{key: rbac.holdfast.dev/x, operator: Exists}]}]}"},
 		"role that gathers its own": {"selector", rbac + "kind: ClusterRole\nmetadata: {name: a}\naggregationRule: {clusterRoleSelectors: [{matchLabels: {rbac.holdfast.dev/x: 'true'}}]}"},
 		"webhook at its service":    {"service", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, clientConfig: {service: {namespace: holdfast-system, name: x}}}]"},
 		"conversion at its service": {"service", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: as.example.com}\nspec: {group: example.com, conversion: {webhook: {clientConfig: {service: {namespace: holdfast-system}}}}}"},
@@ -91,6 +100,8 @@ func TestTouches(t *testing.T) {
 		"policy on config maps":          {"admission", admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [''], resources: [configmaps]}]}}"},
 		"mutating policy":                {"admission", admission + "kind: MutatingAdmissionPolicy\nmetadata: {name: x}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [apps], resources: ['*']}]}}"},
 		"unreadable selector":            {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], namespaceSelector: [x]}]"},
+		"half a selector":                {"admission", admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], objectSelector: {matchLabels: {inject: 'true'}, matchExpressions: x}}]"},
+		"API in the place of its own":    {"API service", "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.holdfast.dev}\nspec: {group: holdfast.dev, service: {namespace: shop}}"},
 		"API in the place of a core":     {"API service", "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.apps}\nspec: {group: apps, service: {namespace: shop}}"},
 		"volume of its claim":            {"volume", "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: a}\nspec: {claimRef: {namespace: holdfast-system, name: state}}"},
 	} {
@@ -118,13 +129,32 @@ func TestTouches(t *testing.T) {
 func TestLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"its own marks":      "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: production/web}, labels: {holdfast.dev/managed: 'true'}}",
-		"a name like it":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: holdfast-notes, namespace: shop}",
-		"a longer name":      rbac + "kind: ClusterRole\nmetadata: {name: holdfaster}",
-		"a similar domain":   "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {notholdfast.dev/x: y}}",
-		"another account":    rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {name: x}\nsubjects: [{kind: ServiceAccount, name: deployer, namespace: shop}]",
-		"a thing of a name":  rbac + "kind: Role\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [get], resourceNames: [deployer]}]",
-		"webhook on its own": admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: cert-manager}\nwebhooks: [{name: webhook.cert-manager.io, rules: [{apiGroups: [cert-manager.io], resources: ['*/*']}]}]",
+		"its own marks":                    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {holdfast.dev/stack: production/web}, labels: {holdfast.dev/managed: 'true'}}",
+		"a name like it":                   "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: holdfast-notes, namespace: shop}",
+		"a longer name":                    rbac + "kind: ClusterRole\nmetadata: {name: holdfaster}",
+		"a similar domain":                 "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {notholdfast.dev/x: y}}",
+		"a thing named like its namespace": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: holdfast-system, namespace: shop}",
+		"another namespace":                "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}",
+		"a mark without a prefix":          "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {holdfast.dev: x}}",
+		"a thing with its group in it":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a.holdfast.dev}\nspec: {group: holdfast.dev}",
+		"another account of its namespace": rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {name: x}\nsubjects: [{kind: ServiceAccount, name: other, namespace: ops}]",
+		"another account as a user":        rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {name: x}\nsubjects: [{kind: User, name: 'system:serviceaccount:shop:x'}]",
+		"a user with a colon":              rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {name: x}\nsubjects: [{kind: User, name: 'holdfast-system:x'}]",
+		"another account's name":           rbac + "kind: Role\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [serviceaccounts], verbs: [get], resourceNames: [other]}]",
+		"a role that gathers others":       rbac + "kind: ClusterRole\nmetadata: {name: a}\naggregationRule: {clusterRoleSelectors: [{matchLabels: {team: shop}}]}",
+		"a kind with all of their fields": "apiVersion: example.com/v1\nkind: Team\nmetadata: {name: a}\nroleRef: {name: holdfast}\nsubjects: [{kind: ServiceAccount, name: x, namespace: holdfast-system}]\n" +
+			"rules: [{resourceNames: [holdfast]}]\naggregationRule: {clusterRoleSelectors: [{matchLabels: {rbac.holdfast.dev/x: 'true'}}]}\n" +
+			"webhooks: [{name: x, rules: [{apiGroups: ['*'], resources: ['*']}]}]\nspec: {claimRef: {namespace: holdfast-system}}",
+		"a volume of another claim":   "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: a}\nspec: {claimRef: {namespace: shop, name: state}}",
+		"a volume of another group":   "apiVersion: example.com/v1\nkind: PersistentVolume\nmetadata: {name: a}\nspec: {claimRef: {namespace: holdfast-system, name: state}}",
+		"a claim of another kind":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nspec: {claimRef: {namespace: holdfast-system, name: state}}",
+		"webhook on some namespaces":  admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [namespaces]}], objectSelector: {matchLabels: {team: shop}}}]",
+		"policy that matches nothing": admission + "kind: ValidatingAdmissionPolicy\nmetadata: {name: x}\nspec: {validations: []}",
+		"everybody, in one namespace": rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {kind: ClusterRole, name: x}\nsubjects: [{kind: Group, name: 'system:authenticated'}]",
+		"a user named as a group is":  clusterBinding("x", "User", "system:masters"),
+		"another account":             rbac + "kind: RoleBinding\nmetadata: {name: a, namespace: shop}\nroleRef: {name: x}\nsubjects: [{kind: ServiceAccount, name: deployer, namespace: shop}]",
+		"a thing of a name":           rbac + "kind: Role\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [get], resourceNames: [deployer]}]",
+		"webhook on its own":          admission + "kind: ValidatingWebhookConfiguration\nmetadata: {name: cert-manager}\nwebhooks: [{name: webhook.cert-manager.io, rules: [{apiGroups: [cert-manager.io], resources: ['*/*']}]}]",
 		"webhook that leaves it out": admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], " +
 			"namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, holdfast-system]}]}}]",
 		"webhook by a label":         admission + "kind: MutatingWebhookConfiguration\nmetadata: {name: x}\nwebhooks: [{name: x.example.com, rules: [{apiGroups: [''], resources: [pods]}], namespaceSelector: {matchLabels: {inject: 'true'}}}]",
@@ -156,8 +186,28 @@ func TestLeavesOthersAlone(t *testing.T) {
 	if _, why := self.Touches(live); why != "" {
 		t.Errorf("a live object with a mark: %s", why)
 	}
-	if _, why := (Identity{Namespace: "holdfast-system"}).Touches(object(t, rbac+"kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: User, name: ''}]")); why != "" {
-		t.Errorf("a subject without a name, and nobody known: %s", why)
+	for name, text := range map[string]string{
+		"a user":          rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: User, name: ''}]",
+		"an account":      rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: ServiceAccount, name: ''}]",
+		"a group":         rbac + "kind: ClusterRoleBinding\nmetadata: {name: a}\nroleRef: {name: x}\nsubjects: [{kind: Group, name: 'system:serviceaccounts:'}]",
+		"a resource name": rbac + "kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [serviceaccounts], resourceNames: ['']}]",
+	} {
+		if _, why := (Identity{Namespace: "holdfast-system"}).Touches(object(t, text)); why != "" {
+			t.Errorf("%s without a name, and nobody known: %s", name, why)
+		}
+	}
+	if _, why := self.Touches(Object{GroupKind: apiServiceKind, Name: "v1.example.com"}); why != "" {
+		t.Errorf("an API service of which nothing is known but its name: %s", why)
+	}
+}
+
+// The namespace may have any name.
+func TestNamespaceOfAnotherName(t *testing.T) {
+	t.Parallel()
+	id := Identity{Namespace: "gitops", User: "system:serviceaccount:gitops:daemon"}
+	role := object(t, rbac+"kind: ClusterRole\nmetadata: {name: a}\nrules: [{apiGroups: [''], resources: [namespaces], verbs: [delete], resourceNames: [gitops]}]")
+	if _, why := id.Touches(role); !strings.Contains(why, "own object gitops") {
+		t.Errorf("a role that may delete its namespace: %q", why)
 	}
 }
 

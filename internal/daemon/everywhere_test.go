@@ -50,6 +50,7 @@ func TestReaches(t *testing.T) {
 		"by all parts":            {"x", []string{gathers("{matchLabels: {kubernetes.io/bootstrapping: rbac-defaults}}")}, "admin"},
 		"by what view is made of": {"view", []string{labelled("rbac.authorization.k8s.io/aggregate-to-view")}, "secrets"},
 
+		"no verbs":             {"x", []string{rules("''", "secrets", "")}, ""},
 		"another role":         {"y", []string{rules("''", "secrets", "get")}, ""},
 		"view":                 {"view", []string{labelled("team")}, ""},
 		"reading config maps":  {"x", []string{rules("''", "configmaps, pods", "get, list, watch")}, ""},

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -87,6 +88,8 @@ const push = `{"ref":"refs/heads/main"}`
 
 func TestProviders(t *testing.T) {
 	t.Parallel()
+	rotated := standard(push, "msg_1", time.Now())
+	rotated["webhook-signature"] += " v1," + base64.StdEncoding.EncodeToString(make([]byte, sha256.Size))
 	for name, c := range map[string]struct {
 		repository string
 		headers    map[string]string
@@ -100,6 +103,8 @@ func TestProviders(t *testing.T) {
 		"forgejo, older":      {"forgejo", map[string]string{"X-Gitea-Signature": hash(push), "X-Gitea-Event": "push"}},
 		"bitbucket":           {"bitbucket", map[string]string{"X-Hub-Signature": "sha256=" + hash(push), "X-Event-Key": "repo:push"}},
 		"bitbucket, own host": {"bitbucket", map[string]string{"X-Hub-Signature": "sha256=" + hash(push), "X-Event-Key": "repo:refs_changed"}},
+		"gitlab, two signed":  {"signed", rotated},
+		"github, by Gitea":    {"github", map[string]string{"X-Hub-Signature-256": "sha256=" + hash(push), "X-Gitea-Event": "issues"}},
 		"a form":              {"github", map[string]string{"X-Hub-Signature-256": "sha256=" + hash(push), "Content-Type": "application/x-www-form-urlencoded"}},
 	} {
 		b := newBed(t)
@@ -109,8 +114,17 @@ func TestProviders(t *testing.T) {
 	}
 	// Another event is taken, and nothing happens.
 	b := newBed(t)
-	if w := b.post("github", push, map[string]string{"X-Hub-Signature-256": "sha256=" + hash(push), "X-GitHub-Event": "ping"}); w.Code != http.StatusAccepted || b.looks.Load() != 0 {
-		t.Errorf("ping: %d, %d looks", w.Code, b.looks.Load())
+	for repository, events := range map[string]map[string]string{
+		"github": {"X-GitHub-Event": "ping"}, "gitea": {"X-Gitea-Event": "issues"}, "forgejo": {"X-Gitea-Event": "issues"},
+	} {
+		events["X-Hub-Signature-256"] = "sha256=" + hash(push)
+		if w := b.post(repository, push, events); w.Code != http.StatusAccepted || b.looks.Load() != 0 {
+			t.Errorf("%s: %d, %d looks", repository, w.Code, b.looks.Load())
+		}
+	}
+	both := map[string]string{"X-Hub-Signature-256": "sha256=" + hash(push), "X-Forgejo-Event": "issues", "X-Gitea-Event": "push"}
+	if w := b.post("forgejo", push, both); w.Code != http.StatusAccepted || b.looks.Load() != 0 {
+		t.Errorf("another forge's event: %d, %d looks", w.Code, b.looks.Load())
 	}
 }
 
@@ -126,6 +140,9 @@ func TestClass17WebhookAuthentication(t *testing.T) {
 	renamed := standard(push, "msg_1", time.Now())
 	renamed["webhook-id"] = "msg_2"
 	both := map[string]string{"X-Gitlab-Token": signingToken}
+	unversioned, longer := standard(push, "msg_1", time.Now()), standard(push, "msg_1", time.Now())
+	unversioned["webhook-signature"] = strings.TrimPrefix(unversioned["webhook-signature"], "v1,")
+	longer["webhook-signature"] += "!!"
 	sha1 := map[string]string{"X-Hub-Signature": "sha1=5257a869e7ecebeda32affa62cdca3fa51cad77e"}
 	cases := map[string]struct {
 		repository string
@@ -151,6 +168,9 @@ func TestClass17WebhookAuthentication(t *testing.T) {
 		"gitlab: no id":               {"signed", noID},
 		"gitlab: another id":          {"signed", renamed},
 		"gitlab: token is not enough": {"signed", both},
+		"gitlab: no version":          {"signed", unversioned},
+		"gitlab: and more":            {"signed", longer},
+		"and more":                    {"github", map[string]string{"X-Hub-Signature-256": "sha256=" + hash(push) + "zz"}},
 		"unknown repository":          {"nowhere", map[string]string{"X-Hub-Signature-256": "sha256=" + hash(push)}},
 	}
 	b := newBed(t)
@@ -180,7 +200,8 @@ func TestClass17WebhookAuthentication(t *testing.T) {
 
 	for name, s := range map[string]func() ([]byte, error){
 		"empty": fixed(""), "short": fixed("fifteen bytes.."), "missing": func() ([]byte, error) { return nil, errors.New("no such file") }, "none": nil,
-		"empty signing token": fixed(signingPrefix + "                "), "short signing token": fixed(signingPrefix + "MDEyMzQ1Njc4OWFi"),
+		"broken signing token": fixed(signingToken + "!!"),
+		"empty signing token":  fixed(signingPrefix + "                "), "short signing token": fixed(signingPrefix + "MDEyMzQ1Njc4OWFi"),
 	} {
 		provider := GitLab
 		_, err := New(Config{Hooks: []Hook{{Repository: "shop", Provider: provider, Secret: s}}, Poke: func(string) {}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
@@ -188,6 +209,42 @@ func TestClass17WebhookAuthentication(t *testing.T) {
 			t.Errorf("%s secret: %v", name, err)
 		}
 	}
+	// An empty key signs for everybody, wherever it would come from.
+	mac := hmac.New(sha256.New, nil)
+	stamp := strconv.FormatInt(time.Now().Unix(), 10)
+	mac.Write([]byte("msg_1." + stamp + "." + push))
+	header := http.Header{"Webhook-Id": {"msg_1"}, "Webhook-Timestamp": {stamp}, "Webhook-Signature": {"v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))}}
+	if ok, err := standardWebhook(header, "", strings.NewReader(push)); ok || err != nil {
+		t.Errorf("signed with an empty key: %t, %v", ok, err)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	good := Hook{Repository: "shop", Provider: GitHub, Secret: fixed(secret)}
+	used := prometheus.NewRegistry()
+	for i, change := range []func(*Config){
+		func(*Config) {}, // the first with its registry
+		func(c *Config) { c.Hooks = nil },
+		func(c *Config) { c.Poke = nil },
+		func(c *Config) { c.Log = nil },
+		func(c *Config) { c.Metrics = nil },
+		func(c *Config) { c.Metrics = used },
+		func(c *Config) { c.Hooks = append(c.Hooks, good) },
+		func(c *Config) { c.Hooks[0].Repository = "" },
+		func(c *Config) { c.Hooks[0].Provider = "svn" },
+	} {
+		c := Config{Hooks: []Hook{good}, Poke: func(string) {}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+		if i == 0 {
+			c.Metrics = used
+		}
+		change(&c)
+		if _, err := New(c); (err == nil) != (i == 0) {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	// Only GitLab's secrets have a form.
+	newBed(t, Hook{Repository: "shop", Provider: GitHub, Secret: fixed(signingPrefix + "is no key in base64")})
 }
 
 // A secret that is lost or emptied while the daemon runs lets nobody in; a new
@@ -255,6 +312,7 @@ func TestClass18WebhookDenialOfService(t *testing.T) {
 			return w
 		}(),
 		"content type": b.post("github", push, map[string]string{"Content-Type": "text/plain", "X-Hub-Signature-256": "sha256=" + hash(push)}),
+		"broken type":  b.post("github", push, map[string]string{"Content-Type": "application/json; x", "X-Hub-Signature-256": "sha256=" + hash(push)}),
 		"no type":      b.post("github", push, map[string]string{"Content-Type": "", "X-Hub-Signature-256": "sha256=" + hash(push)}),
 	} {
 		if w.Code/100 != 4 {
@@ -263,6 +321,13 @@ func TestClass18WebhookDenialOfService(t *testing.T) {
 	}
 	if b.looks.Load() != 0 {
 		t.Errorf("%d looks", b.looks.Load())
+	}
+	// A body that breaks off is not a denial.
+	r := httptest.NewRequest(http.MethodPost, "/hooks/github", iotest.ErrReader(errors.New("reset")))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	if b.ServeHTTP(w, r); w.Code != http.StatusBadRequest {
+		t.Errorf("a body that breaks off: %d", w.Code)
 	}
 	// What a body holds does not matter, as long as it is signed: it is not parsed.
 	for _, body := range []string{"", "null", "[]", `{"ref":1}`, `{"repository":{"html_url":"(a+)+$"}}`, strings.Repeat("[", 100_000), "\x00\xff"} {
@@ -309,6 +374,7 @@ func TestStorm(t *testing.T) {
 			k.looks.stop()
 		}
 		time.Sleep(2 * time.Second)
+		b.post("gitea", push, map[string]string{"X-Gitea-Signature": hash(push)}) // for which none waited
 		if n := b.looks.Load(); n != before+4 {
 			t.Errorf("%d looks after the end", n-before)
 		}

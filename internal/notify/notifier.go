@@ -157,7 +157,7 @@ func (n *Notifier) dispatch() {
 	n.queue = nil
 	n.mu.Unlock()
 	for _, v := range queue {
-		if v.Link == "" && n.cfg.Link != "" {
+		if v.Link == "" {
 			v.Link = link(n.cfg.Link, v)
 		}
 		v = v.clean(n.cfg.Scrub)

@@ -461,22 +461,24 @@ func TestRefusals(t *testing.T) {
 	t.Parallel()
 	good := Receiver{Name: "ops", Type: Slack, URL: value("https://chat.example/secret-path")}
 	for name, change := range map[string]func(*Config, *Receiver){
-		"plain http":      func(_ *Config, r *Receiver) { r.URL = value("http://chat.example/secret-path") },
-		"not a URL":       func(_ *Config, r *Receiver) { r.URL = value("secret-path") },
-		"other scheme":    func(_ *Config, r *Receiver) { r.URL = value("ftp://chat.example/secret-path") },
-		"control":         func(_ *Config, r *Receiver) { r.URL = value("https://chat.example/secret-path\x01") },
-		"no URL":          func(_ *Config, r *Receiver) { r.URL = nil },
-		"unknown type":    func(_ *Config, r *Receiver) { r.Type = "smoke" },
-		"no name":         func(_ *Config, r *Receiver) { r.Name = "" },
-		"twice":           func(c *Config, r *Receiver) { c.Receivers = append(c.Receivers, *r) },
-		"unreadable":      func(_ *Config, r *Receiver) { r.URL = func() (string, error) { return "", errors.New("no such file") } },
-		"short key":       func(_ *Config, r *Receiver) { r.Type, r.Key = Webhook, value("fifteen bytes..") },
-		"no routing key":  func(_ *Config, r *Receiver) { r.Type, r.Key = PagerDuty, value("") },
-		"bad CA":          func(_ *Config, r *Receiver) { r.CA = []byte("not PEM") },
-		"template syntax": func(_ *Config, r *Receiver) { r.Template = "{{" },
-		"template field":  func(_ *Config, r *Receiver) { r.Template = "{{.Secret}}" },
-		"unknown route":   func(c *Config, _ *Receiver) { c.Routes = []Route{{Receivers: []string{"nobody"}}} },
-		"bad glob":        func(c *Config, r *Receiver) { c.Routes = []Route{{Receivers: []string{r.Name}, Stacks: []string{"["}}} },
+		"plain http":       func(_ *Config, r *Receiver) { r.URL = value("http://chat.example/secret-path") },
+		"not a URL":        func(_ *Config, r *Receiver) { r.URL = value("secret-path") },
+		"other scheme":     func(_ *Config, r *Receiver) { r.URL = value("ftp://chat.example/secret-path") },
+		"control":          func(_ *Config, r *Receiver) { r.URL = value("https://chat.example/secret-path\x01") },
+		"http to a number": func(_ *Config, r *Receiver) { r.URL = value("http://10.0.0.1/secret-path") },
+		"no host":          func(_ *Config, r *Receiver) { r.URL = value("https:///secret-path") },
+		"no URL":           func(_ *Config, r *Receiver) { r.URL = nil },
+		"unknown type":     func(_ *Config, r *Receiver) { r.Type = "smoke" },
+		"no name":          func(_ *Config, r *Receiver) { r.Name = "" },
+		"twice":            func(c *Config, r *Receiver) { c.Receivers = append(c.Receivers, *r) },
+		"unreadable":       func(_ *Config, r *Receiver) { r.URL = func() (string, error) { return "", errors.New("no such file") } },
+		"short key":        func(_ *Config, r *Receiver) { r.Type, r.Key = Webhook, value("fifteen bytes..") },
+		"no routing key":   func(_ *Config, r *Receiver) { r.Type, r.Key = PagerDuty, value("") },
+		"bad CA":           func(_ *Config, r *Receiver) { r.CA = []byte("not PEM") },
+		"template syntax":  func(_ *Config, r *Receiver) { r.Template = "{{" },
+		"template field":   func(_ *Config, r *Receiver) { r.Template = "{{.Secret}}" },
+		"unknown route":    func(c *Config, _ *Receiver) { c.Routes = []Route{{Receivers: []string{"nobody"}}} },
+		"bad glob":         func(c *Config, r *Receiver) { c.Routes = []Route{{Receivers: []string{r.Name}, Stacks: []string{"["}}} },
 	} {
 		r := good
 		c := Config{Scrub: func(s string) string { return s }, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
@@ -495,4 +497,189 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%q: %v", u, err)
 		}
 	}
+}
+
+// A problem that is back before its end was said goes on.
+func TestBackBeforeTheEndWasSaid(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, Config{}, "ops")
+		defer b.stop()
+		d := drift("web", "Deployment/shop/web")
+		b.Notify(d)
+		settle(time.Minute)
+		b.Notify(ended(d))
+		b.Notify(d)
+		settle(time.Minute)
+		expect(t, b.phones["ops"], "problem", "problem")
+	})
+}
+
+// What was said longest ago is forgotten first, and what waits last: only that is lost.
+func TestMakeRoom(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, tc := range map[string]struct {
+		waiting map[string]bool
+		gone    string
+		dropped float64
+	}{
+		"nothing waits":    {nil, "0000", 0},
+		"the oldest waits": {map[string]bool{"0000": true}, "0001", 0},
+		"one does not":     {nil, "1000", 0},
+		"all wait":         {nil, "0000", 1},
+	} {
+		m, err := newMetrics(prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &mailbox{metrics: m, problems: map[string]*problem{}}
+		for i := range maxProblems {
+			id := fmt.Sprintf("%04d", i)
+			waits := tc.waiting[id] || name == "all wait" || name == "one does not" && id != "1000"
+			b.problems[id] = &problem{said: now.Add(time.Duration(i) * time.Second), waiting: waits}
+		}
+		b.makeRoom()
+		if b.problems[tc.gone] != nil || len(b.problems) != maxProblems-1 || count(t, m.dropped) != tc.dropped {
+			t.Errorf("%s: %s is there: %t; %v dropped", name, tc.gone, b.problems[tc.gone] != nil, count(t, m.dropped))
+		}
+	}
+}
+
+// PagerDuty counts what is open, so it hears every end, whatever the routes
+// leave out; and what is not to be repeated is said once.
+func TestEndsForPagerDuty(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		receivers := []Receiver{
+			{Name: "duty", Type: PagerDuty, Key: value("routing")},
+			{Name: "chat", Type: Slack, URL: value("https://chat.example/x")},
+		}
+		b := start(t, Config{Receivers: receivers, Routes: []Route{{Receivers: []string{"duty", "chat"}, Classes: []Class{Drift}}}})
+		defer b.stop()
+		d := drift("web", "Deployment/shop/web")
+		b.Notify(d)
+		settle(48 * time.Hour)
+		b.Notify(ended(d))
+		settle(time.Minute)
+		expect(t, b.phones["duty"], "problem", "ended")
+		expect(t, b.phones["chat"], "problem")
+	})
+}
+
+// Whoever was promised an end hears of it, also if the problem changed into one
+// whose route promises none.
+func TestEndThatWasPromised(t *testing.T) {
+	t.Parallel()
+	n, err := New(Config{Scrub: scrub, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Receivers: []Receiver{{Name: "ops", Type: Slack, URL: value("https://chat.example/x")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, d := n.mailboxes["ops"], drift("web", "Deployment/shop/web")
+	box.add(d, true)
+	d.Severity = Critical
+	box.add(d, false)
+	box.resolve(ended(d))
+	if out, _ := box.next(true); out == nil || len(out.opened) != 1 || len(out.closed) != 1 || out.opened[0].times != 2 {
+		t.Errorf("%+v", out)
+	}
+}
+
+func TestNewAccepts(t *testing.T) {
+	t.Parallel()
+	url := value("https://chat.example/x")
+	for name, r := range map[string]Receiver{
+		"a webhook that is signed":     {Type: Webhook, URL: url, Key: value("0123456789abcdef")},
+		"a webhook that is not":        {Type: Webhook, URL: url},
+		"a key that signs nothing":     {Type: Slack, URL: url, Key: value("short")},
+		"PagerDuty":                    {Type: PagerDuty, Key: value("routing")},
+		"PagerDuty in another country": {Type: PagerDuty, Key: value("routing"), URL: url},
+	} {
+		s, err := newSender(r, scrub)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if to, err := s.url(); err != nil || (to.String() == pagerDutyURL) != (r.URL == nil) {
+			t.Errorf("%s: sends to %s, %v", name, to, err)
+		}
+	}
+	for i := range 3 {
+		c := Config{Scrub: scrub, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+		switch i {
+		case 0:
+			c.Scrub = nil
+		case 1:
+			c.Log = nil
+		case 2:
+			c.Metrics = nil
+		}
+		if _, err := New(c); err == nil {
+			t.Errorf("%d: a Notifier without all it needs", i)
+		}
+	}
+}
+
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	own, none := drift("web", "Pod/x"), drift("web", "Pod/x")
+	own.Link = "https://own.example"
+	for _, c := range []struct {
+		template string
+		n        Notification
+		want     string
+	}{
+		{"https://h/{environment}/{stack}", none, "https://h/production/web"},
+		{"https://h/{environment}/{stack}", own, "https://own.example"},
+		{"", own, "https://own.example"},
+		{"", none, ""},
+	} {
+		n, err := New(Config{Scrub: scrub, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Link: c.template,
+			Receivers: []Receiver{{Name: "ops", Type: Slack, URL: value("https://chat.example/x")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Notify(c.n)
+		n.dispatch()
+		if got := n.mailboxes["ops"].problems[c.n.ID].n.Link; got != c.want {
+			t.Errorf("%q: %q, want %q", c.template, got, c.want)
+		}
+	}
+}
+
+// One route is enough to be promised an end.
+func TestAudience(t *testing.T) {
+	t.Parallel()
+	ends, none := Route{Receivers: []string{"ops"}}, Route{Receivers: []string{"ops"}, Classes: []Class{Drift}}
+	for _, routes := range [][]Route{{ends, none}, {none, ends}} {
+		n := &Notifier{cfg: Config{Routes: routes}}
+		if got := n.audience(drift("web", "Pod/x")); len(got) != 1 || !got["ops"] {
+			t.Errorf("%v", got)
+		}
+	}
+}
+
+// An end that a receiver was away for is told when it is back.
+func TestEndIsToldLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, Config{}, "ops")
+		defer b.stop()
+		d := drift("web", "Deployment/shop/web")
+		b.Notify(d)
+		settle(time.Minute)
+		back := time.Now().Add(time.Hour)
+		b.phones["ops"].mu.Lock()
+		b.phones["ops"].answer = func(int) (int, http.Header) {
+			if time.Now().Before(back) {
+				return 0, nil
+			}
+			return http.StatusOK, http.Header{}
+		}
+		b.phones["ops"].mu.Unlock()
+		b.Notify(ended(d))
+		settle(90 * time.Minute)
+		expect(t, b.phones["ops"], "problem", "ended")
+	})
 }

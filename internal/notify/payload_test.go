@@ -254,6 +254,13 @@ func TestSendRefusals(t *testing.T) {
 		t.Errorf("redirect: %v", err)
 	}
 
+	s = realSender(t, PagerDuty, func(http.ResponseWriter, *http.Request) { t.Error("nothing was sent") })
+	part := compose(t, true, attack())
+	part.Open = 1 // the incident goes on
+	if err := s.send(t.Context(), part); err != nil {
+		t.Errorf("nothing to send: %v", err)
+	}
+
 	s = realSender(t, Slack, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = io.WriteString(w, "no hunter2-hunter2\n"+strings.Repeat("x", 1<<20))
@@ -321,4 +328,119 @@ func mustTemplate(t *testing.T, text string) *template.Template {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func TestFacts(t *testing.T) {
+	t.Parallel()
+	m := compose(t, false, Notification{Stack: "web", Revision: strings.Repeat("a", 40), Object: "Pod/x", Actor: "carol"})
+	names := func() (out []string) {
+		for _, f := range m.facts() {
+			out = append(out, f[0])
+			if f[0] == "Commit" && f[1] != strings.Repeat("a", 12) {
+				t.Errorf("the commit is %s", f[1])
+			}
+		}
+		return out
+	}
+	if got := strings.Join(names(), " "); got != "Stack Commit Object Actor Time" {
+		t.Errorf("of one: %s", got)
+	}
+	m.Count = 2 // which differ in object and actor
+	if got := strings.Join(names(), " "); got != "Stack Commit Time" {
+		t.Errorf("of two: %s", got)
+	}
+	if got := short("v1"); got != "v1" {
+		t.Errorf("a short revision is %s", got)
+	}
+}
+
+// A template that never ends costs no memory.
+func TestLimited(t *testing.T) {
+	t.Parallel()
+	w := limited{left: 5}
+	for _, c := range []struct {
+		in, want string
+		err      error
+	}{{"abc", "abc", nil}, {"de", "abcde", nil}, {"f", "abcde", errTooLong}, {"", "abcde", nil}} {
+		if _, err := w.Write([]byte(c.in)); err != c.err || w.text.String() != c.want { //nolint:errorlint // it is returned as it is
+			t.Errorf("after %q: %q, %v", c.in, w.text.String(), err)
+		}
+	}
+}
+
+// People are offered links that open a page, and nothing else.
+func TestSafeLink(t *testing.T) {
+	t.Parallel()
+	for link, ok := range map[string]bool{
+		"https://h/x": true, "http://h/x": true,
+		"": false, "javascript:alert(1)": false, "ftp://h/x": false, "//h/x": false, "https:///x": false, "https://[": false, "h/x": false,
+	} {
+		if got := safeLink(link); (got != "") != ok {
+			t.Errorf("%q: %q", link, got)
+		}
+	}
+}
+
+// What there is not has no place in a message, and an end needs no hint.
+func TestWhatIsLeftOut(t *testing.T) {
+	t.Parallel()
+	full := Notification{Class: Drift, Severity: Warning, Title: "Drift: web", Text: "changed", Hint: "look", Link: "https://holdfast.example/x"}
+	for name, encode := range map[string]encoder{"slack": slack, "teams": teams} {
+		_, raw, _ := body(t, encode, compose(t, false, full), "")
+		for _, want := range []string{"🟠 Drift: web", "changed", "Hint: look", "https://holdfast.example/x"} {
+			if !strings.Contains(raw, want) {
+				t.Errorf("%s: no %s: %s", name, want, raw)
+			}
+		}
+		if _, raw, _ = body(t, encode, compose(t, true, full), ""); strings.Contains(raw, "Hint: ") || !strings.Contains(raw, "✅") {
+			t.Errorf("%s of an end: %s", name, raw)
+		}
+		_, raw, _ = body(t, encode, compose(t, false, Notification{Severity: Critical, Title: "Drift: web"}), "")
+		for _, none := range []string{"Hint: ", `"text":""`, "Open", "|"} {
+			if strings.Contains(raw, none) {
+				t.Errorf("%s of a title alone has %s: %s", name, none, raw)
+			}
+		}
+		if !strings.Contains(raw, "🔴") {
+			t.Errorf("%s: nobody sees that it is critical: %s", name, raw)
+		}
+	}
+	if got := icon(message{}); got != "🔵" {
+		t.Errorf("a message of no severity has %s", got)
+	}
+	another := compose(t, false, full)
+	another.Open = 2
+	if out, raw, _ := body(t, pagerDuty, another, "routing"); out["event_action"] != "trigger" || out["client_url"] != full.Link {
+		t.Errorf("a problem beside others: %s", raw)
+	}
+	if _, raw, _ := body(t, pagerDuty, compose(t, false, Notification{Title: "x"}), "routing"); strings.Contains(raw, "links") {
+		t.Errorf("a link that there is not: %s", raw)
+	}
+	var e event.Event
+	if _, raw, _ := body(t, cloudEvent, compose(t, true, full), ""); json.Unmarshal([]byte(raw), &e) != nil || e.Type() != "dev.holdfast.drift.resolved" {
+		t.Errorf("the event of an end is %s", e.Type())
+	}
+}
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]fault.Kind{301: fault.Denied, 404: fault.Denied, 429: fault.Transient, 500: fault.Transient, 503: fault.Transient} {
+		s := &sender{scrub: scrub}
+		if err := s.judge(&http.Response{StatusCode: status, Body: http.NoBody}); fault.KindOf(err) != want {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][2]time.Duration{ // from, to
+		"": {}, "soon": {}, "-5": {}, "20": {20 * time.Second, 20 * time.Second}, "99999999999": {maxPause, maxPause},
+		time.Now().Add(time.Minute).UTC().Format(http.TimeFormat):  {30 * time.Second, time.Minute},
+		time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat): {},
+	} {
+		if got := retryAfter(&http.Response{Header: http.Header{"Retry-After": {text}}}); got < want[0] || got > want[1] {
+			t.Errorf("%q: %s", text, got)
+		}
+	}
 }

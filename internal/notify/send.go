@@ -200,7 +200,7 @@ func parseAddress(text string) (*url.URL, error) {
 		return nil, fault.New(fault.Invalid, opSend, hint, "its address is not an https URL")
 	}
 	ip := net.ParseIP(u.Hostname())
-	if u.Scheme == "http" && (ip == nil || !ip.IsLoopback()) && u.Hostname() != "localhost" {
+	if u.Scheme == "http" && !ip.IsLoopback() && u.Hostname() != "localhost" {
 		return nil, fault.New(fault.Invalid, opSend, hint, "its address is plain http to another machine")
 	}
 	return u, nil

@@ -260,7 +260,7 @@ func (g *Gate) Restore(ctx context.Context, p plan.Plan) (Grant, error) {
 		if c.Action != plan.Create && c.Action != plan.Update {
 			return Grant{}, fault.WithStack(p.Stack, fault.New(fault.Denied, op, "", "%s: a standing grant does not cover a %s", c.ID, c.Action))
 		}
-		if want, ok := s.Objects[c.ID]; !ok || want == "" || c.After != want {
+		if want := s.Objects[c.ID]; want == "" || c.After != want {
 			return Grant{}, fault.WithStack(p.Stack, fault.New(fault.Denied, op, "", "%s: the result is not what was granted", c.ID))
 		}
 	}

@@ -90,6 +90,8 @@ func TestAdmitRefuses(t *testing.T) {
 		limits Limits
 		want   string
 	}{
+		"no stack":                      {change: func(r *Request) { r.Plan.Stack = "" }, want: "names no stack"},
+		"no rendering":                  {change: func(r *Request) { r.Plan.Rendered = "" }, want: "names no stack"},
 		"no revision":                   {change: func(r *Request) { r.Plan.Revision.ID = "" }, want: "names no stack"},
 		"commit without evidence":       {change: func(r *Request) { r.Commit.Checks = nil }, want: "no verified evidence"},
 		"commit with a failed check":    {change: func(r *Request) { r.Commit.Checks = failed }, want: "no verified evidence"},
@@ -97,6 +99,7 @@ func TestAdmitRefuses(t *testing.T) {
 		"evidence for another place":    {change: func(r *Request) { r.Report.Environment = "staging" }, want: "judged for environment"},
 		"artifact without evidence":     {change: func(r *Request) { r.Report.Evidence = nil }, want: "no verified evidence"},
 		"artifact without digest":       {change: func(r *Request) { r.Artifacts[0].Digest = "" }, want: "no verified evidence"},
+		"evidence without digest":       {change: func(r *Request) { r.Artifacts[0].Digest, r.Report.Evidence[0].Subject.Digest = "", "" }, want: "no verified evidence"},
 		"artifact with a failed check":  {change: func(r *Request) { r.Report.Evidence[0].Checks = failed }, want: "not every check passed"},
 		"artifact with no check":        {change: func(r *Request) { r.Report.Evidence[0].Checks = nil }, want: "not every check passed"},
 		"evidence of another artifact":  {change: func(r *Request) { r.Report.Evidence[0].Subject.Digest = digest.FromString("other") }, want: "no verified evidence"},
@@ -107,6 +110,7 @@ func TestAdmitRefuses(t *testing.T) {
 		"decision about other files":    {change: func(r *Request) { r.Rendered.Of = digest.FromString("x") }, want: "about something else"},
 		"decision about another plan":   {change: func(r *Request) { r.Plan.Changes[0].ID.Name = "api" }, want: "about something else"},
 		"one decision used for both":    {change: func(r *Request) { r.Planned = r.Rendered }, want: "about something else"},
+		"decision of another stage":     {change: func(r *Request) { r.Planned.Stage = policy.StageRendered }, want: "about something else"},
 		"no decision":                   {change: func(r *Request) { r.Planned = policy.Decision{} }, want: "about something else"},
 		"more deletes than the limit":   {change: deletes(3), limits: Limits{MaxDeletes: 2}, want: "the limit is 2"},
 		"replaces count as deletes":     {change: replaces(3), limits: Limits{MaxDeletes: 2}, want: "the limit is 2"},
@@ -159,8 +163,8 @@ func TestNoGrantWithoutIntent(t *testing.T) {
 
 func TestGrantIsBound(t *testing.T) {
 	t.Parallel()
-	if _, err := (Grant{}).Plan(); err == nil {
-		t.Error("a zero grant is usable")
+	if _, err := (Grant{}).Plan(); err == nil || !strings.Contains(err.Error(), "did not admit") {
+		t.Errorf("a zero grant: %v", err)
 	}
 	r := good()
 	grant, err := New(&memory{}, Limits{}).Admit(t.Context(), r)
@@ -176,6 +180,7 @@ func TestGrantIsBound(t *testing.T) {
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	want := digest.FromString("web")
+	unknown := plan.ObjectID{Kind: "Secret", Namespace: "shop", Name: "web"} // granted without a digest
 	base := good().Plan
 	with := func(c ...plan.Change) plan.Plan { p := base; p.Changes = c; return p }
 	for name, tc := range map[string]struct {
@@ -189,6 +194,7 @@ func TestRestore(t *testing.T) {
 		"delete":               {with(plan.Change{ID: web, Action: plan.Delete, After: want}), false},
 		"replace":              {with(plan.Change{ID: web, Action: plan.Replace, After: want}), false},
 		"object never granted": {with(plan.Change{ID: config, Action: plan.Create, After: want}), false},
+		"digest never granted": {with(plan.Change{ID: unknown, Action: plan.Update}), false},
 		"another rendering":    {func() plan.Plan { p := base; p.Rendered = digest.FromString("new"); return p }(), false},
 		"another environment":  {func() plan.Plan { p := base; p.Environment = "staging"; return p }(), false},
 		"another stack":        {func() plan.Plan { p := base; p.Stack = "api"; return p }(), false},
@@ -197,7 +203,7 @@ func TestRestore(t *testing.T) {
 			t.Parallel()
 			m := &memory{}
 			g := New(m, Limits{})
-			if err := g.Stand(good(), map[plan.ObjectID]digest.Digest{web: want}); err != nil {
+			if err := g.Stand(good(), map[plan.ObjectID]digest.Digest{web: want, unknown: ""}); err != nil {
 				t.Fatal(err)
 			}
 			grant, err := g.Restore(t.Context(), tc.plan)
@@ -205,8 +211,8 @@ func TestRestore(t *testing.T) {
 				t.Errorf("got %v and %d intents", err, len(m.entries))
 			}
 			g.Revoke("web")
-			if _, err := g.Restore(t.Context(), tc.plan); err == nil {
-				t.Error("a revoked grant still stands")
+			if _, err := g.Restore(t.Context(), tc.plan); err == nil || !strings.Contains(err.Error(), "no standing grant") {
+				t.Errorf("a revoked grant: %v", err)
 			}
 		})
 	}
@@ -219,6 +225,19 @@ func TestStandJudges(t *testing.T) {
 	r.Report.Evidence = nil
 	if err := g.Stand(r, map[plan.ObjectID]digest.Digest{web: "sha256:x"}); err == nil {
 		t.Error("what could not be admitted stands")
+	}
+	end := removing(5, 0)
+	end.Removal = true
+	if err := g.Stand(end, nil); err == nil || !strings.Contains(err.Error(), "cannot stand") {
+		t.Errorf("the end of a stack: %v", err)
+	}
+}
+
+// A stack may go on without objects where its operator says so.
+func TestAdmitEmpty(t *testing.T) {
+	t.Parallel()
+	if _, err := New(&memory{}, Limits{AllowEmpty: true}).Admit(t.Context(), removing(3, 0)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -255,17 +274,21 @@ func TestAdmitHoldsLargeShares(t *testing.T) {
 
 func TestAdmitRemoval(t *testing.T) {
 	t.Parallel()
+	var m memory
 	removal := func(change func(*Request)) error {
 		r := removing(5, 0)
 		r.Removal, r.Rendered = true, policy.Decision{}
 		if change != nil {
 			change(&r)
 		}
-		_, err := New(&memory{}, Limits{MaxDeletes: 10, MaxDeleteShare: 50}).Admit(t.Context(), r)
+		_, err := New(&m, Limits{MaxDeletes: 10, MaxDeleteShare: 50}).Admit(t.Context(), r)
 		return err
 	}
 	if err := removal(nil); err != nil {
 		t.Fatal(err)
+	}
+	if m.entries[0].Outcome != Removal {
+		t.Errorf("the intent does not say that it ends the stack: %+v", m.entries[0])
 	}
 	for name, change := range map[string]func(*Request){
 		"not asked for": func(r *Request) { r.Removal = false },

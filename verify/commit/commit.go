@@ -227,7 +227,7 @@ func (v *Verifier) refused(ev verify.Evidence, id string, err error) (verify.Evi
 // steps returns the ids to judge, oldest first, or nil if head is the anchor.
 func (v *Verifier) steps(ctx context.Context, h History, from, head string) ([]string, error) {
 	if head == v.anchor {
-		if from != "" && from != head {
+		if from != "" {
 			// Only the very first step may start at the anchor: later it would be a way back.
 			if _, err := v.walk(ctx, h, head, from); err != nil {
 				return nil, err
@@ -248,9 +248,6 @@ func (v *Verifier) steps(ctx context.Context, h History, from, head string) ([]s
 // Follows checks that head is from, or comes after it along first parents. It
 // judges nothing: who signed which step is not asked.
 func (v *Verifier) Follows(ctx context.Context, h History, from, head string) error {
-	if from == head {
-		return nil
-	}
 	_, err := v.walk(ctx, h, head, from)
 	return err
 }

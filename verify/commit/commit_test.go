@@ -10,6 +10,7 @@ import (
 	"crypto/sha1" // git's object ids
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
@@ -182,8 +184,17 @@ func TestVerify(t *testing.T) {
 	c.MaxCommits = 2
 	c.Anchor = ""
 	r.refuses(c, "", three, "more than 2 commits")
-	if _, err := get(New(c))(t).Verify(t.Context(), r, "", three, time.Time{}); err == nil {
-		t.Error("no time was accepted")
+	c.Anchor, c.MaxCommits = three, 1 // what is behind the anchor is not looked at
+	r.accepts(c, "", three)
+	if _, err := get(New(r.config()))(t).Verify(t.Context(), r, "", three, time.Time{}); fault.KindOf(err) != fault.Internal || err == nil {
+		t.Errorf("no time of first sight: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, from := range []string{"", three} {
+		if ev, err := get(New(r.config()))(t).Verify(ctx, r, from, three, r.now); !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Transient || ev.Verified() {
+			t.Errorf("cancelled, from %q: %v", from, err)
+		}
 	}
 	if _, err := r.verify(c, "", "main"); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a branch as head: %v", err)
@@ -193,13 +204,18 @@ func TestVerify(t *testing.T) {
 func TestLongHistoryIsSummarised(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
-	var head string
-	for range maxChecks + 2 {
+	head := r.commit("", r.by(r.bob))
+	for range maxChecks + 1 {
 		head = r.commit("", r.by(r.alice))
 	}
 	ev := r.accepts(r.config(), "", head)
 	if len(ev.Checks) != maxChecks+1 || !strings.HasPrefix(ev.Checks[0].Detail, "2 earlier commits") || ev.Facts["commits"] != maxChecks+2 {
 		t.Errorf("%d checks, first %+v", len(ev.Checks), ev.Checks[0])
+	}
+	c := r.config()
+	c.Rules = c.Rules[:1]
+	if ev, err := r.verify(c, "", head); err == nil || len(ev.Checks) != 1 || ev.Checks[0].OK {
+		t.Errorf("the summary promises what was refused: %+v, %v", ev.Checks, err)
 	}
 }
 
@@ -228,13 +244,23 @@ func TestUnsignedAndUnauthorised(t *testing.T) {
 	r.refuses(r.config(), root, unsigned, "commit "+unsigned[:12]+" by Mallory <m@example.com>: unsigned")
 	later := r.commit("apps/y", r.by(r.alice))
 	r.refuses(r.config(), root, later, "commit "+unsigned[:12]) // a good head does not cover it
+	c := r.config()
+	c.Anchor = unsigned // the operator's own word
+	for _, from := range []string{"", root, unsigned} {
+		r.accepts(c, from, unsigned)
+	}
 
 	get(r.Git("reset", "-q", "--hard", root))(t)
 	mallory := get(testenv.NewSSHSigner(t.TempDir(), "Mallory", "alice@example.com"))(t)
 	r.refuses(r.config(), root, r.commit("apps/x", r.by(mallory)), "unknown SSH key "+mallory.Fingerprint())
 	eve := get(testenv.NewOpenPGPSigner(t.TempDir(), "Carol", "carol@example.com"))(t)
 	get(r.Git("reset", "-q", "--hard", root))(t)
-	r.refuses(r.config(), root, r.commit("apps/x", r.by(eve)), "unknown OpenPGP key")
+	evil := r.commit("apps/x", r.by(eve))
+	r.refuses(r.config(), root, evil, "unknown OpenPGP key")
+	c = r.config() // of SSH signers alone
+	c.Signers = c.Signers[:2]
+	c.Rules[0].Signers = []string{"alice"}
+	r.refuses(c, root, evil, "no signer has one")
 
 	get(r.Git("reset", "-q", "--hard", root))(t)
 	r.refuses(r.config(), root, r.commit("infra/x", r.by(r.bob)), "no rule permits bob to change infra/x")
@@ -244,7 +270,7 @@ func TestUnsignedAndUnauthorised(t *testing.T) {
 
 	// A signer without a rule may not even move the head by an empty commit.
 	get(r.Git("reset", "-q", "--hard", root))(t)
-	c := r.config()
+	c = r.config()
 	c.Rules = c.Rules[:1]
 	r.refuses(c, root, r.commit("", r.by(r.bob)), "whom no rule permits anything")
 	r.refuses(c, get(r.Git("rev-parse", "HEAD"))(t), get(r.Git("rev-parse", "HEAD"))(t), "whom no rule permits anything")
@@ -323,6 +349,8 @@ func TestTamperedCommits(t *testing.T) {
 	evil := strings.Repeat("a", 40)
 	signature := get(r.alice.Sign(good, r.now))(t)
 	pgp := get(r.carol.Sign(good, r.now))(t)
+	packets, _, err := onePacket(pgp)
+	must(t, err)
 	wrongNamespace := get(r.alice.SignNamespace(good, "file"))(t)
 
 	firstLine, _, _ := strings.Cut(string(good), "\n")
@@ -344,10 +372,10 @@ func TestTamperedCommits(t *testing.T) {
 		"parent late":            {sign(r.raw("parent " + evil + "\n")), "the parent header is repeated"},
 		"committer first":        {sign([]byte(firstLine + "\ncommitter A <a@b> 1 +0000\nauthor A <a@b> 1 +0000\n\nx\n")), "author header is missing"},
 		"gpgsig twice":           {testenv.WithSignature(sign(good), signature), "the gpgsig header is repeated"},
-		"gpgsig-sha256":          {bytes.Replace(sign(good), []byte("\ngpgsig "), []byte("\ngpgsig-sha256 "), 1), "gpgsig-sha256"},
+		"gpgsig-sha256":          {bytes.Replace(sign(good), []byte("\ngpgsig "), []byte("\ngpgsig-sha256 "), 1), "signed for a SHA-256 repository"},
 		"gpgsig-sha256 beside":   {insert("committer Alice <alice@example.com> "+fmt.Sprint(r.now.Unix())+" +0000\n", "gpgsig-sha256 x\n"), "gpgsig-sha256"},
 		"unknown header":         {sign(r.raw("x-force yes\n")), `unknown header "x-force"`},
-		"NUL":                    {sign(append(bytes.Clone(good), 0)), "NUL"},
+		"NUL":                    {sign(append(bytes.Clone(good), 0)), "by Alice <alice@example.com>: malformed: it contains a NUL"},
 		"folded author":          {bytes.Replace(sign(good), []byte("\ncommitter"), []byte("\n more\ncommitter"), 1), "has a second line"},
 		"carriage return":        {sign(r.raw("encoding utf-8\r\n")), "carriage return"},
 		"two emails":             {sign(bytes.Replace(good, []byte("\ncommitter Alice <alice@example.com>"), []byte("\ncommitter Bob <bob@example.com> <alice@example.com>"), 1)), "committer header"},
@@ -356,6 +384,10 @@ func TestTamperedCommits(t *testing.T) {
 		"broken ssh signature":   {testenv.WithSignature(good, "-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n"), "SSH signature:"},
 		"broken pgp signature":   {testenv.WithSignature(good, "-----BEGIN PGP SIGNATURE-----\n\nAAAA\n-----END PGP SIGNATURE-----\n"), "OpenPGP signature:"},
 		"two signatures in one":  {testenv.WithSignature(good, signature+signature), "not one armored signature"},
+		"text after pgp":         {testenv.WithSignature(good, pgp+"more\n"), "not one armored signature"},
+		"two packets in one pgp": {testenv.WithSignature(good, armored(t, openpgp.SignatureType, append(bytes.Clone(packets), packets...))), "more than one packet"},
+		"pgp with broken base64": {testenv.WithSignature(good, strings.Replace(pgp, "\n\n", "\n\n!!!!\n", 1)), "armor does not parse"},
+		"another pgp packet":     {testenv.WithSignature(good, armored(t, openpgp.SignatureType, publicKey(t, pgpKey(t, nil)))), "not a signature that names"},
 		"two pgp in one":         {testenv.WithSignature(good, pgp+pgp), "not one armored signature"},
 		"long signature":         {testenv.WithSignature(good, "-----BEGIN SSH SIGNATURE-----\n"+strings.Repeat("A", maxSignature)), "the limit is"},
 	} {
@@ -398,8 +430,11 @@ func TestBytesMustBeTheOnesNamed(t *testing.T) {
 	if fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "its bytes hash to "+good) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := r.verify(r.config(), root, strings.Repeat("1", 40)); err == nil || fault.KindOf(err) == fault.Denied {
-		t.Errorf("a commit that cannot be read: %v", err) // not its author's fault
+	absent := strings.Repeat("1", 40)
+	for _, from := range []string{root, absent} {
+		if _, err := r.verify(r.config(), from, absent); err == nil || fault.KindOf(err) == fault.Denied {
+			t.Errorf("a commit that cannot be read, from %s: %v", from, err) // not its author's fault
+		}
 	}
 	if _, err := get(New(r.config()))(t).Verify(t.Context(), failing{r}, root, good, r.now); fault.KindOf(err) != fault.Transient {
 		t.Errorf("paths that cannot be read: %v", err)
@@ -423,6 +458,67 @@ func publicKey(t *testing.T, e *openpgp.Entity) []byte {
 	var b bytes.Buffer
 	must(t, e.Serialize(&b))
 	return b.Bytes()
+}
+
+// armored puts OpenPGP packets into armor of a kind.
+func armored(t *testing.T, kind string, packets []byte) string {
+	t.Helper()
+	var b bytes.Buffer
+	w := get(armor.Encode(&b, kind, nil))(t)
+	get(w.Write(packets))(t)
+	must(t, w.Close())
+	return b.String() + "\n"
+}
+
+func TestOnePacket(t *testing.T) {
+	t.Parallel()
+	// RFC 4880, 5.2.3: version 4, over a document, RSA, SHA-256, its time and no
+	// other subpacket, two bytes of the hash, and one number.
+	anonymous := []byte("\xc2\x13\x04\x00\x01\x08\x00\x06\x05\x02\x60\x00\x00\x00\x00\x00\x00\x00\x00\x08\xff")
+	const end = "-----END PGP SIGNATURE-----\n"
+	for name, c := range map[string]struct{ in, want string }{
+		"no key named": {armored(t, openpgp.SignatureType, anonymous), "names its key"},
+		"a message":    {strings.Replace(armored(t, "PGP MESSAGE", anonymous), "-----END PGP MESSAGE-----\n", end, 1), "armor"},
+		"no armor":     {"-----BEGIN \n" + end, "armor"},
+		"no packet":    {armored(t, openpgp.SignatureType, nil), "it does not parse"},
+	} {
+		if _, _, err := onePacket(c.in); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A subkey must have been valid itself on the commit's date.
+func TestSubkeyWindow(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	at := func(d time.Duration) *packet.Config {
+		return &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return now.Add(d) }}
+	}
+	e := pgpKey(t, at(-2*time.Hour))
+	must(t, e.AddSigningSubkey(at(-time.Hour)))
+	signing, stranger := e.Subkeys[len(e.Subkeys)-1].PublicKey.KeyId, uint64(1)
+	for _, c := range []struct {
+		name   string
+		issuer *uint64
+		date   time.Duration
+		want   string // empty: accepted
+	}{
+		{"the subkey", &signing, 0, ""},
+		{"before the subkey", &signing, -90 * time.Minute, "the subkey was not valid"},
+		{"before the key", &signing, -3 * time.Hour, "the key was not valid"},
+		{"another key", &stranger, 0, "not part of the key"},
+	} {
+		sig := &packet.Signature{Hash: crypto.SHA256, SigType: packet.SigTypeBinary, IssuerKeyId: c.issuer}
+		err := checkPGPSignature(sig, e, now.Add(c.date))
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+	sig := &packet.Signature{Hash: crypto.SHA256, SigType: packet.SigTypeBinary, IssuerKeyId: &e.PrimaryKey.KeyId}
+	if err := checkPGPSignature(sig, &openpgp.Entity{PrimaryKey: e.PrimaryKey}, now); err == nil {
+		t.Error("a key without an identity that it signed itself")
+	}
 }
 
 func TestOpenPGPKeys(t *testing.T) {
@@ -479,12 +575,15 @@ func TestOpenPGPKeys(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
+	weakPGP := &packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 1024}
 	weak := get(ssh.NewPublicKey(&get(rsa.GenerateKey(rand.Reader, 1024))(t).PublicKey))(t)
 	for want, f := range map[string]func(*Config){
 		"no signers":                     func(c *Config) { c.Signers = nil },
 		"no rules":                       func(c *Config) { c.Rules = nil },
 		"names the signer \"dave\"":      func(c *Config) { c.Rules[0].Signers = []string{"dave"} },
 		"is not a glob":                  func(c *Config) { c.Rules[0].Paths = []string{"a["} },
+		"\"\" is not a glob":             func(c *Config) { c.Rules[0].Paths = []string{""} },
+		"\"./apps/**\" is not a glob":    func(c *Config) { c.Rules[0].Paths = []string{"./apps/**"} },
 		"\"/apps/**\" is not a glob":     func(c *Config) { c.Rules[0].Paths = []string{"/apps/**"} },
 		"rule 1 has no paths":            func(c *Config) { c.Rules[0].Paths = nil },
 		"rule 2 has no paths or no sign": func(c *Config) { c.Rules[1].Signers = nil },
@@ -493,10 +592,14 @@ func TestNewRefuses(t *testing.T) {
 		"is listed twice":                func(c *Config) { c.Signers[1].Name = "alice" },
 		"a signer has no name":           func(c *Config) { c.Signers[1].Name = "" },
 		"have the same key":              func(c *Config) { c.Signers[1].SSH = c.Signers[0].SSH },
+		"\"carol\" and \"dave\" have":    func(c *Config) { c.Signers = append(c.Signers, Signer{Name: "dave", OpenPGP: c.Signers[2].OpenPGP}) },
 		"notAfter is before":             func(c *Config) { c.Signers[0].NotBefore, c.Signers[0].NotAfter = r.now, r.now.Add(-1) },
 		"has 1024 bits":                  func(c *Config) { c.Signers[0].SSH = []AllowedSigner{{Principals: []string{"*"}, Key: weak}} },
+		"no key":                         func(c *Config) { c.Signers[0].SSH = []AllowedSigner{{Principals: []string{"*"}}} },
+		"RSA key has 1024 bits":          func(c *Config) { c.Signers[2].OpenPGP = [][]byte{publicKey(r.t, pgpKey(r.t, weakPGP))} },
+		"it is empty":                    func(c *Config) { c.Signers[2].OpenPGP = [][]byte{nil} },
 		"no principals":                  func(c *Config) { c.Signers[0].SSH[0].Principals = nil },
-		"OpenPGP key 1":                  func(c *Config) { c.Signers[2].OpenPGP = [][]byte{[]byte("x")} },
+		"OpenPGP key 1: it does not":     func(c *Config) { c.Signers[2].OpenPGP = [][]byte{[]byte("x")} },
 		"private key":                    func(c *Config) { c.Signers[2].OpenPGP = [][]byte{get(os.ReadFile(r.carol.KeyFile))(t)} },
 		"maxCommits":                     func(c *Config) { c.MaxCommits = -1 },
 	} {
@@ -505,6 +608,27 @@ func TestNewRefuses(t *testing.T) {
 		v, err := New(c)
 		if v != nil || fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" || !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+func TestNewAccepts(t *testing.T) {
+	t.Parallel()
+	r := newRepo(t)
+	for name, f := range map[string]func(*Config){
+		"one key twice for one signer": func(c *Config) { c.Signers[0].SSH = append(c.Signers[0].SSH, c.Signers[0].SSH...) },
+		"one authority for two signers": func(c *Config) {
+			authority := c.Signers[0].SSH[0]
+			for i := range c.Signers[:2] {
+				c.Signers[i].SSH = []AllowedSigner{{Principals: []string{c.Signers[i].Name}, CertAuthority: true, Key: authority.Key}}
+			}
+		},
+		"an end without a beginning": func(c *Config) { c.Signers[0].NotAfter = r.now },
+	} {
+		c := r.config()
+		f(&c)
+		if _, err := New(c); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -548,10 +672,27 @@ func TestSSHKeys(t *testing.T) {
 		t.Error("an ssh-rsa signature was accepted")
 	}
 
+	// The parsers are not ours: what makes one panic is refused.
+	if m, err := ring().verify(nil, now); err == nil {
+		t.Errorf("a panic: %v", m)
+	}
+
+	// A signature is one block of its type, and nothing more.
+	armored := sshsig.Armor(get(sshsig.Sign(strings.NewReader("x"), strong, sshsig.HashSHA512, "git"))(t))
+	block, _ := pem.Decode(armored)
+	for name, b := range map[string]*pem.Block{
+		"another type": {Type: "SIGNATURE", Bytes: block.Bytes},
+		"headers":      {Type: block.Type, Bytes: block.Bytes, Headers: map[string]string{"a": "b"}},
+	} {
+		if _, err := parseSSHSignature(string(pem.EncodeToMemory(b))); err == nil || !strings.Contains(err.Error(), "not one armored signature") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
 	// A security key that nobody touched: user presence is bit 0 of the flags.
 	sk := ssh.Marshal(struct{ Type, Key, App string }{ssh.KeyAlgoSKED25519, strings.Repeat("k", 32), "ssh:"})
-	for flags, want := range map[byte]string{0: "not touched", 1: ""} {
-		body := ssh.Marshal(&ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: make([]byte, 64), Rest: []byte{flags, 0, 0, 0, 1}})
+	for rest, want := range map[string]string{"\x00\x00\x00\x00\x01": "not touched", "": "not touched", "\x01\x00\x00\x00\x01": ""} {
+		body := ssh.Marshal(&ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: make([]byte, 64), Rest: []byte(rest)})
 		blob := ssh.Marshal(struct {
 			Magic                [6]byte
 			Version              uint32
@@ -559,7 +700,7 @@ func TestSSHKeys(t *testing.T) {
 		}{[6]byte{'S', 'S', 'H', 'S', 'I', 'G'}, 1, string(sk), "git", "", "sha512", string(body)})
 		_, err := parseSSHSignature(string(pem.EncodeToMemory(&pem.Block{Type: sshsig.PEMType, Bytes: blob})))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("flags %d: %v", flags, err)
+			t.Errorf("flags and counter %q: %v", rest, err)
 		}
 	}
 
@@ -578,6 +719,18 @@ func TestSSHKeys(t *testing.T) {
 	}
 	plain := authority
 	plain.CertAuthority = false
+	sha1CA := get(ssh.NewSignerWithAlgorithms(strong.(ssh.AlgorithmSigner), []string{ssh.KeyAlgoRSA}))(t)
+	sha1Cert := &ssh.Certificate{Key: user.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"a@b"}, ValidBefore: ssh.CertTimeInfinity}
+	must(t, sha1Cert.SignCert(rand.Reader, sha1CA))
+	strongAuthority := AllowedSigner{Principals: []string{"*@b"}, CertAuthority: true, Key: strong.PublicKey()}
+	if checkKey(sha1Cert) == nil {
+		t.Error("a certificate counts as a key")
+	}
+	unsigned := *sha1Cert
+	unsigned.Signature = nil
+	if err := authority.permitsCert(&unsigned, sshObject(t, user, "a@b", now), now); err == nil {
+		t.Error("a certificate without a signature")
+	}
 	for name, c := range map[string]struct {
 		ring   keyring
 		signer ssh.Signer
@@ -593,6 +746,7 @@ func TestSSHKeys(t *testing.T) {
 		"expired":                  {ring(authority), cert(func(c *ssh.Certificate) { c.ValidBefore = uint64(now.Add(-time.Minute).Unix()) }), "a@b", now},
 		"the commit's date before": {ring(authority), good, "a@b", now.Add(-2 * time.Hour)},
 		"a host's":                 {ring(authority), cert(func(c *ssh.Certificate) { c.CertType = ssh.HostCert }), "a@b", now},
+		"signed with SHA-1":        {ring(strongAuthority), get(ssh.NewCertSigner(sha1Cert, user))(t), "a@b", now},
 		"critical option":          {ring(authority), cert(func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"verify-required": ""} }), "a@b", now},
 	} {
 		if m, err := c.ring.verify(sshObject(t, c.signer, c.email, c.when), now); err == nil {
@@ -610,6 +764,11 @@ func TestParseAllowedSigners(t *testing.T) {
 		`* namespaces="git,file",cert-authority ` + key: func(s AllowedSigner) bool {
 			return s.CertAuthority && slices.Equal(s.Namespaces, []string{"git", "file"})
 		},
+		`* cert-authority,namespaces="git" ` + key: func(s AllowedSigner) bool {
+			return s.CertAuthority && slices.Equal(s.Namespaces, []string{"git"})
+		},
+		`* namespaces="a\" b,c" ` + key:                        func(s AllowedSigner) bool { return slices.Equal(s.Namespaces, []string{`a" b`, "c"}) },
+		`* namespaces="a\b" ` + key:                            func(s AllowedSigner) bool { return s.Namespaces[0] == `a\b` },
 		`* VALID-AFTER="20200102" ` + key:                      func(s AllowedSigner) bool { return s.ValidAfter.Equal(time.Date(2020, 1, 2, 0, 0, 0, 0, time.UTC)) },
 		`* valid-before="20200102030405Z" ` + key:              func(s AllowedSigner) bool { return s.ValidBefore.Equal(time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)) },
 		`* valid-after="202001020304",namespaces="a b" ` + key: func(s AllowedSigner) bool { return s.ValidAfter.Minute() == 4 && s.Namespaces[0] == "a b" },
@@ -625,13 +784,49 @@ func TestParseAllowedSigners(t *testing.T) {
 		`* namespaces=git ` + key, `* namespaces="git ` + key, `* unknown ` + key, `* unknown="x" ` + key, `* cert-authority="x" ` + key,
 		`* namespaces="a",namespaces="b" ` + key, `* valid-after="x" ` + key, `* valid-after="20201301" ` + key, `* namespaces="" ` + key,
 		`* valid-after="20210101",valid-before="20200101" ` + key, `* namespaces="a"x ` + key, `* namespaces="a", ` + key,
+		`* namespaces="a"cert-authority ` + key, `* valid-after="" ` + key, `* valid-before="Z" ` + key,
 	} {
 		if got, err := ParseAllowedSigners("f", []byte("\n"+in)); err == nil || !strings.HasPrefix(err.Error(), "f:2: ") {
 			t.Errorf("%s: %+v, %v", in, got, err)
 		}
 	}
-	if _, err := ParseAllowedSigners("f", make([]byte, maxSigners+1)); err == nil {
-		t.Error("a file without end was accepted")
+	_, short, _ := strings.Cut(key, " ")
+	certificate := &ssh.Certificate{Key: testKey(t), CertType: ssh.UserCert}
+	_, ca, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	must(t, certificate.SignCert(rand.Reader, get(ssh.NewSignerFromKey(ca))(t)))
+	for in, want := range map[string]string{
+		strings.Repeat("#\n", maxSigners/2) + "#": "more than",
+		"a@b":                              "no key: want principals",
+		"\"a@b " + key:                     "principals: the quotes do not end",
+		`* namespaces="git ` + key:         "options: the quotes do not end",
+		`* namespaces="git\`:               "options: the quotes do not end",
+		`* namespaces="git\\" ` + key:      "options: the quotes do not end",
+		`* namespaces=git ` + key:          "the value is not in quotes",
+		"a@b ssh-ed25519 " + short[:7]:     "the key is not base64",
+		"a@b ssh-ed25519 " + short[:8]:     "the key does not parse",
+		"a@b ecdsa-sha2-nistp256 " + short: "the key is of type ssh-ed25519",
+		"a@b " + string(ssh.MarshalAuthorizedKey(certificate)): "list its authority with cert-authority",
+	} {
+		if got, err := ParseAllowedSigners("f", []byte(in)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.80s: %+v, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
+func TestMatchList(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		list, s string
+		want    bool
+	}{
+		{"a@b", "a@b", true}, {"a@b", "a@bc", false}, {"a@b", "a@", false}, {"a@b", "", false}, {"*", "", true}, {"?", "", false},
+		{"a@?", "a@bc", false}, {"*@b", "a@b", true}, {"*@b", "a@b@c", false}, {"a*b*c", "axbxbxc", true}, {"a*b*c", "axbxbx", false}, {"a**", "a", true},
+		{"c@d,a@b", "a@b", true}, {"*,!a@b", "a@b", false}, {"!a@b,*", "a@b", false}, {"!c@d", "a@b", false},
+	} {
+		if got := matchList(strings.Split(c.list, ","), c.s); got != c.want {
+			t.Errorf("%s and %q: %t", c.list, c.s, got)
+		}
 	}
 }
 
@@ -692,6 +887,26 @@ func TestAgainstSSHKeygen(t *testing.T) {
 			if ours != theirs {
 				t.Errorf("namespace %s, %q: OpenSSH says %t, we say %t", namespace, file, theirs, ours)
 			}
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	id := strings.Repeat("a", 40)
+	const people = "author A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n"
+	for _, c := range []struct{ raw, want string }{
+		{strings.Repeat("x", maxObject+1), "the limit is"},
+		{"\nmessage", "the first header is not a tree id"},
+		{people + "\nm", "the first header is not a tree id"},
+		{"tree " + id[:39] + "\n" + people + "\nm", "the first header is not a tree id"},
+		{"tree " + id + "\nparent HEAD\n" + people + "\nm", "a parent is not a commit id"},
+		{"tree " + id + "\n" + people, "the headers do not end"},
+		{" more\n\nm", "begins with a continuation line"},
+		{"tree\n\nm", "has no value"},
+	} {
+		if _, err := parse([]byte(c.raw)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%.60q: %v, want %q", c.raw, err, c.want)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (a AllowedSigner) permitsDocument(s Signer, namespace string, now time.Time
 		what     string
 		from, to time.Time
 	}{{"the key (" + a.Location + ")", a.ValidAfter, a.ValidBefore}, {"signer " + s.Name, s.NotBefore, s.NotAfter}} {
-		if !w.from.IsZero() && now.Before(w.from) || !w.to.IsZero() && now.After(w.to) {
+		if now.Before(w.from) || !w.to.IsZero() && now.After(w.to) {
 			return because("have it signed by a key that is valid, or change the window", "%s is not valid at %s", w.what, now.UTC().Format(time.RFC3339))
 		}
 	}

@@ -54,6 +54,18 @@ func TestVerifyDocument(t *testing.T) {
 		r.Add(verify.Revocation{Anchor: verify.Anchor{Kind: kind, Value: value}, Reason: "lost", Time: now})
 		return r
 	}
+	authority := documentKey(t)
+	cert := &ssh.Certificate{Key: alice.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"alice@example.com"}, ValidBefore: ssh.CertTimeInfinity}
+	if err := cert.SignCert(rand.Reader, authority); err != nil {
+		t.Fatal(err)
+	}
+	certified, err := ssh.NewCertSigner(cert, alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := []Signer{{Name: "alice", SSH: []AllowedSigner{{Principals: []string{"*"}, CertAuthority: true, Key: authority.PublicKey()}}}}
+	within := line(`valid-after="20260401",valid-before="20260601" `)
+	within[0].NotBefore, within[0].NotAfter = now.AddDate(0, -1, 0), now.AddDate(0, 1, 0)
 	ended := line("")
 	ended[0].NotAfter = now.AddDate(0, -1, 0)
 	for _, c := range []struct {
@@ -72,6 +84,9 @@ func TestVerifyDocument(t *testing.T) {
 		{"a signature over a configuration", line(""), message, sign(NamespaceConfig, alice, message), nil, "made for the namespace"},
 		{"a key that may sign commits only", line(`namespaces="git" `), message, good, nil, "may not sign for the namespace"},
 		{"a key whose time is over", line(`valid-before="20260101" `), message, good, nil, "is not valid at"},
+		{"a key whose time is to come", line(`valid-after="20260601" `), message, good, nil, "is not valid at"},
+		{"a key and a signer in their time", within, message, good, nil, ""},
+		{"a certificate", issuer, message, sign(NamespaceOrder, certified, message), nil, "unknown SSH key"},
 		{"a signer whose time is over", ended, message, good, nil, "signer alice is not valid at"},
 		{"a certificate authority", line(`cert-authority `), message, good, nil, "unknown SSH key"},
 		{"nobody", nil, message, good, nil, "unknown SSH key"},

@@ -68,7 +68,7 @@ func newKeyring(signers []Signer) (keyring, error) {
 		if len(s.SSH) == 0 && len(s.OpenPGP) == 0 {
 			return k, fmt.Errorf("signer %q has no keys", s.Name)
 		}
-		if !s.NotBefore.IsZero() && !s.NotAfter.IsZero() && s.NotAfter.Before(s.NotBefore) {
+		if !s.NotAfter.IsZero() && s.NotAfter.Before(s.NotBefore) {
 			return k, fmt.Errorf("signer %q: notAfter is before notBefore", s.Name)
 		}
 		h := holder{Signer: s}
@@ -313,7 +313,7 @@ func (a AllowedSigner) permits(key ssh.PublicKey, c *object, now time.Time) erro
 	if err := within("the key ("+a.Location+")", a.ValidAfter, a.ValidBefore, c, now); err != nil {
 		return err
 	}
-	if !slices.Equal(a.Principals, []string{"*"}) && !matchList(a.Principals, c.committer.email) {
+	if !matchList(a.Principals, c.committer.email) {
 		return because("commit with an email that the line lists, or add the email", "the key is not for the committer %s (%s)", clip(c.committer.email), a.Location)
 	}
 	cert, ok := key.(*ssh.Certificate)
@@ -348,7 +348,7 @@ func within(what string, from, to time.Time, c *object, now time.Time) error {
 		what string
 		t    time.Time
 	}{{"when the commit was first seen", now}, {"on the commit's own date", c.committer.when}} {
-		if !from.IsZero() && at.t.Before(from) || !to.IsZero() && at.t.After(to) {
+		if at.t.Before(from) || !to.IsZero() && at.t.After(to) {
 			return because("have the commit signed by a key that is valid, or change the window",
 				"%s is not valid %s, %s", what, at.what, at.t.UTC().Format(time.RFC3339))
 		}
@@ -357,7 +357,7 @@ func within(what string, from, to time.Time, c *object, now time.Time) error {
 }
 
 func (k keyring) verifyOpenPGP(c *object, now time.Time) (match, error) {
-	body, err := onePacket(c.signature)
+	body, issuer, err := onePacket(c.signature)
 	if err != nil {
 		return match{}, because("sign the commit again", "OpenPGP signature: %w", err)
 	}
@@ -366,7 +366,7 @@ func (k keyring) verifyOpenPGP(c *object, now time.Time) (match, error) {
 		if len(h.pgp) == 0 {
 			continue
 		}
-		m, err := h.verifyOpenPGP(c, body, now)
+		m, err := h.verifyOpenPGP(c, body, issuer, now)
 		if err == nil {
 			return m, nil
 		}
@@ -385,11 +385,11 @@ var errUnknownKey = errors.New("signed by an unknown OpenPGP key")
 
 func known(err error) bool { return !errors.Is(err, errUnknownKey) }
 
-func (h holder) verifyOpenPGP(c *object, body []byte, now time.Time) (match, error) {
+func (h holder) verifyOpenPGP(c *object, body []byte, issuer uint64, now time.Time) (match, error) {
 	config := &packet.Config{Time: func() time.Time { return now }}
 	sig, entity, err := openpgp.VerifyDetachedSignature(h.pgp, bytes.NewReader(c.payload), bytes.NewReader(body), config)
 	switch {
-	case entity == nil && sig == nil && len(h.pgp.KeysById(issuer(body))) == 0:
+	case len(h.pgp.KeysById(issuer)) == 0:
 		return match{}, because(hintUnknown, "%w", errUnknownKey)
 	case entity == nil:
 		return match{}, because("sign the commit again", "OpenPGP signature: does not fit the commit")
@@ -402,7 +402,7 @@ func (h holder) verifyOpenPGP(c *object, body []byte, now time.Time) (match, err
 	if err := within("signer "+h.Name, h.NotBefore, h.NotAfter, c, now); err != nil {
 		return match{}, err
 	}
-	return match{signer: h.Name, kind: "openpgp", fingerprint: pgpFingerprint(entity), anchors: pgpAnchors(h.Name, entity, *sig.IssuerKeyId)}, nil
+	return match{signer: h.Name, kind: "openpgp", fingerprint: pgpFingerprint(entity), anchors: pgpAnchors(h.Name, entity, issuer)}, nil
 }
 
 // checkPGPSignature checks what the library leaves open: the hash, the kind of
@@ -436,43 +436,31 @@ func checkPGPSignature(sig *packet.Signature, e *openpgp.Entity, date time.Time)
 }
 
 // onePacket takes the armor off and makes sure that there is one signature and
-// nothing else: of several, different readers would choose different ones.
-func onePacket(armored string) ([]byte, error) {
+// nothing else: of several, different readers would choose different ones. It
+// returns the id of the key that the signature names.
+func onePacket(armored string) (body []byte, issuer uint64, err error) {
 	if strings.Count(armored, "-----BEGIN ") != 1 || !strings.HasSuffix(strings.TrimSpace(armored), "-----END PGP SIGNATURE-----") {
-		return nil, errors.New("it is not one armored signature")
+		return nil, 0, errors.New("it is not one armored signature")
 	}
 	block, err := armor.Decode(strings.NewReader(armored))
 	if err != nil || block.Type != openpgp.SignatureType {
-		return nil, errors.New("the armor does not parse")
+		return nil, 0, errors.New("the armor does not parse")
 	}
-	body, err := io.ReadAll(io.LimitReader(block.Body, maxSignature))
+	body, err = io.ReadAll(io.LimitReader(block.Body, maxSignature))
 	if err != nil {
-		return nil, errors.New("the armor does not parse")
+		return nil, 0, errors.New("the armor does not parse")
 	}
 	packets := packet.NewReader(bytes.NewReader(body))
 	p, err := packets.Next()
 	if err != nil {
-		return nil, errors.New("it does not parse")
+		return nil, 0, errors.New("it does not parse")
 	}
 	sig, ok := p.(*packet.Signature)
 	if !ok || sig.IssuerKeyId == nil {
-		return nil, errors.New("it is not a signature that names its key")
+		return nil, 0, errors.New("it is not a signature that names its key")
 	}
 	if _, err := packets.Next(); err != io.EOF { //nolint:errorlint // the end is io.EOF itself
-		return nil, errors.New("it holds more than one packet")
+		return nil, 0, errors.New("it holds more than one packet")
 	}
-	return body, nil
-}
-
-// issuer returns the key id of the signature in body, which onePacket accepted.
-func issuer(body []byte) uint64 {
-	p, err := packet.NewReader(bytes.NewReader(body)).Next()
-	if err != nil {
-		return 0
-	}
-	sig, ok := p.(*packet.Signature)
-	if !ok || sig.IssuerKeyId == nil {
-		return 0
-	}
-	return *sig.IssuerKeyId
+	return body, *sig.IssuerKeyId, nil
 }

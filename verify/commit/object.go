@@ -163,7 +163,7 @@ func split(raw []byte) ([]header, error) {
 			last.end = end
 		default:
 			key, value, ok := strings.Cut(line, " ")
-			if !ok || key == "" {
+			if !ok {
 				return nil, fmt.Errorf("header line %q has no value", clip(line))
 			}
 			if strings.ContainsRune(line, '\r') {

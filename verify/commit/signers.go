@@ -162,7 +162,7 @@ func (s *AllowedSigner) options(list string) error {
 			return fmt.Errorf("option %s: %w", clip(name), err)
 		}
 	}
-	if !s.ValidAfter.IsZero() && !s.ValidBefore.IsZero() && !s.ValidBefore.After(s.ValidAfter) {
+	if !s.ValidBefore.IsZero() && !s.ValidBefore.After(s.ValidAfter) {
 		return errors.New("valid-before is not after valid-after")
 	}
 	return nil

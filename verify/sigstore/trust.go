@@ -214,8 +214,8 @@ func identityTrust(i verify.Identity, tr *root.TrustedRoot) (trust, error) {
 	}, nil
 }
 
-// subjectPattern is verify.Identity.MatchSubject for the two libraries, which
-// only know regular expressions. Neither anchors them.
+// subjectPattern is a verify.Identity's SubjectPrefix for the two libraries,
+// which only know regular expressions. Neither anchors them.
 func subjectPattern(i verify.Identity) string {
 	if i.SubjectPrefix == "" {
 		return ""
