@@ -4,9 +4,11 @@
 // guess against a mask.
 //
 // It guarantees that [Masker.Scrub] replaces every registered value in its
-// plain, base64, URL, JSON and hex encodings, also where it is only a part of
-// what was encoded: of "user:password" in base64, of a JSON text that is a
-// string of another one. It refuses an empty key.
+// plain, base64, JSON and hex encodings, also where it is only a part of what
+// was encoded: of "user:password" in base64, of a JSON text that is a string of
+// another one. Percent-encodings (RFC 3986, 2.1) and the character references of
+// HTML and XML are found whichever characters somebody chose to escape, and how.
+// It refuses an empty key.
 package mask
 
 import (
@@ -34,9 +36,9 @@ const minScrub = 5
 type Masker struct {
 	key []byte
 
-	mu       sync.RWMutex
-	values   map[string][]string // registered value → the ways in which it may stand in a text
-	replacer *strings.Replacer   // nil: to be made by the next Scrub
+	mu     sync.RWMutex
+	values map[string][]string // registered value → the ways in which it may stand in a text
+	finder *finder             // nil: to be made by the next Scrub
 }
 
 // New returns a Masker for key, which is at least 16 bytes.
@@ -69,7 +71,7 @@ func (m *Masker) Register(values ...string) {
 	defer m.mu.Unlock()
 	add := func(v string) {
 		if len(v) >= minScrub && m.values[v] == nil {
-			m.values[v], m.replacer = encodings(v), nil
+			m.values[v], m.finder = encodings(v), nil
 		}
 	}
 	for _, v := range values {
@@ -82,41 +84,42 @@ func (m *Masker) Register(values ...string) {
 	}
 }
 
-// Scrub returns s with every registered value replaced by its mask.
+// Scrub returns s with every registered value replaced by its mask. Where values
+// overlap, one mask stands for what they cover together.
 func (m *Masker) Scrub(s string) string {
 	m.mu.RLock()
-	r, none := m.replacer, len(m.values) == 0
+	f, none := m.finder, len(m.values) == 0
 	m.mu.RUnlock()
 	switch {
 	case none:
 		return s
-	case r == nil:
-		r = m.prepare()
+	case f == nil:
+		f = m.prepare()
 	}
-	return r.Replace(s)
+	var found []span
+	for _, v := range views(s) {
+		found = f.search(found, v)
+	}
+	return replace(s, found)
 }
 
-// prepare makes the replacer of all values that are registered by now.
-func (m *Masker) prepare() *strings.Replacer {
+// prepare makes the finder of all values that are registered by now.
+func (m *Masker) prepare() *finder {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.replacer != nil { // somebody else was faster
-		return m.replacer
-	}
-	// Longest first: strings.Replacer takes the first match in argument order.
-	sorted := slices.SortedFunc(maps.Keys(m.values), func(a, b string) int {
-		return cmp.Or(len(b)-len(a), strings.Compare(a, b))
-	})
-	var pairs []string
-	for _, v := range sorted {
-		mask := m.Value(v)
-		for _, e := range m.values[v] {
-			pairs = append(pairs, e, mask)
+	if m.finder == nil { // else somebody else was faster
+		m.finder = newFinder()
+		for _, v := range slices.SortedFunc(maps.Keys(m.values), longestFirst) {
+			mask := m.Value(v)
+			for _, e := range m.values[v] {
+				m.finder.add(e, mask)
+			}
 		}
 	}
-	m.replacer = strings.NewReplacer(pairs...)
-	return m.replacer
+	return m.finder
 }
+
+func longestFirst(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }
 
 // encodings returns the ways in which v may stand in a text, the longest first.
 func encodings(v string) []string {
@@ -138,7 +141,7 @@ func encodings(v string) []string {
 	for before := range 3 {
 		all = append(all, aligned(base64.RawStdEncoding, b, before), aligned(base64.RawURLEncoding, b, before))
 	}
-	slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	slices.SortFunc(all, longestFirst)
 	return slices.Compact(all)
 }
 
