@@ -196,19 +196,40 @@ func TestClass11_secrets_in_api_errors(t *testing.T) {
 	t.Parallel()
 	const secret = "correct-horse/battery+staple"
 	tt := offline(t, nil)
-	quoted := fmt.Sprintf("Secret %q is invalid: data[k]: Invalid value: %q: no", "a", secret)
+	quoted := fmt.Sprintf("Secret %q is invalid: data[%s]: Invalid value: %q: no", "a", secret, secret)
 	err := &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: 422, Reason: metav1.StatusReasonInvalid, Message: quoted,
-		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: metav1.CauseTypeFieldValueInvalid, Message: quoted, Field: "data[k]"}}},
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: metav1.CauseTypeFieldValueInvalid, Message: quoted, Field: "data[" + secret + "]"}}},
 	}}
-	for _, from := range []error{err, errors.Join(errors.New("apply"), err)} {
-		text := fmt.Sprintf("%v %+v", tt.c.apiError(opApply, plan.ObjectID{Kind: "Secret", Namespace: "x", Name: "a"}, from), tt.c.apiError(opPlan, plan.ObjectID{Kind: "Secret", Name: "a"}, from))
-		if how := targetstest.Leaks(text, secret); how != "" {
-			t.Errorf("the secret is in the error (%s): %s", how, text)
+	for _, kind := range []string{"Secret", "ConfigMap"} { // a line of a generator's file is a key of either
+		for _, from := range []error{err, errors.Join(errors.New("apply"), err)} {
+			text := fmt.Sprintf("%v %+v", tt.c.apiError(opApply, plan.ObjectID{Kind: kind, Namespace: "x", Name: "a"}, from), tt.c.apiError(opPlan, plan.ObjectID{Kind: kind, Name: "a"}, from))
+			if how := targetstest.Leaks(text, secret); how != "" {
+				t.Errorf("%s: the secret is in the error (%s): %s", kind, how, text)
+			}
+			if !strings.Contains(text, "data (FieldValueInvalid)") {
+				t.Errorf("%s: the error does not name the field: %s", kind, text)
+			}
 		}
-		if !strings.Contains(text, "data[k]") {
-			t.Errorf("the error does not name the field: %s", text)
+	}
+}
+
+// The parser quotes a part of a file before anybody knows that it is a Secret's.
+func TestClass11_secrets_in_yaml_errors(t *testing.T) {
+	t.Parallel()
+	const secret = "geheim-hunter2"
+	for _, value := range []string{"*" + secret, "!!int " + secret, "!!float " + secret, "!!bool " + secret, "!!timestamp " + secret,
+		"&" + secret + " [*" + secret + "]", "{[" + secret + "]: x}", "!!binary " + secret + "!", "{<<: " + secret + "}", "[" + secret + ", }", "!x!y " + secret, "|+x " + secret, "\"\\q" + secret + "\""} {
+		_, err := decode("a.yaml", []byte("# a comment\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  pw: "+value+"\n"))
+		if err == nil {
+			continue // it is a text like any other
 		}
+		if how := targetstest.Leaks(err.Error(), secret); how != "" || !strings.Contains(err.Error(), "a.yaml:2: ") && !strings.Contains(err.Error(), "a.yaml:3: ") {
+			t.Errorf("%s: %v (%s)", value, err, how)
+		}
+	}
+	if _, err := decode("a.yaml", []byte("pw: *"+secret+"\n")); err == nil || !strings.Contains(err.Error(), "an alias") {
+		t.Errorf("an alias of nothing: %v", err)
 	}
 }
 

@@ -113,8 +113,9 @@ func (c *Cluster) remove(ctx context.Context, r resource, id plan.ObjectID, uid 
 }
 
 // apiError classifies what the API server answered about id. The text holds no
-// secret: about a Secret it names fields and reasons only, since the server may
-// quote values that nobody registered.
+// secret: about a Secret, and about a ConfigMap that is not valid, it names fields
+// and reasons only, since the server may quote values that nobody registered. A
+// key of either is what a line of a file of theirs became: it is left out too.
 func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 	if err == nil {
 		return nil
@@ -138,11 +139,13 @@ func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 	}
 	var status apierrors.APIStatus
 	text := c.cfg.Masker.Scrub(err.Error())
-	if id.Kind == "Secret" && errors.As(err, &status) {
+	quotes := id.Kind == "Secret" || id.Kind == "ConfigMap" && apierrors.IsInvalid(err)
+	if quotes && errors.As(err, &status) {
 		text = cmp.Or(string(status.Status().Reason), fmt.Sprintf("the API server answers %d", status.Status().Code))
 		if d := status.Status().Details; d != nil {
 			for _, cause := range d.Causes {
-				text += fmt.Sprintf(" %s (%s)", cause.Field, cause.Type)
+				field, _, _ := strings.Cut(cause.Field, "[")
+				text += fmt.Sprintf(" %s (%s)", field, cause.Type)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -35,8 +36,10 @@ var closedFields = []closedField{
 
 	{"ConfigMap", "/data", "programs read every key"},
 	{"ConfigMap", "/binaryData", "programs read every key"},
+	{"ConfigMap", "/immutable", "a change of ours could not be made any more"},
 	{"Secret", "/data", "programs read every key"},
 	{"Secret", "/stringData", "programs read every key"},
+	{"Secret", "/immutable", "a change of ours could not be made any more"},
 
 	{"*.rbac.authorization.k8s.io", "/rules", "permissions"},
 	{"*.rbac.authorization.k8s.io", "/subjects", "who has the permissions"},
@@ -61,7 +64,14 @@ var closedFields = []closedField{
 	{"Service", "/spec/externalName", "where the traffic goes"},
 	{"Service", "/spec/ports", "what is reachable"},
 	{"Service", "/spec/type", "from where it is reachable"},
+	{"Service", "/spec/publishNotReadyAddresses", "sends traffic to pods that are not ready"},
+	{"Ingress.networking.k8s.io", "/spec/defaultBackend", "where the traffic goes"},
+	{"Ingress.networking.k8s.io", "/spec/ingressClassName", "which controller takes the traffic"},
+	{"Ingress.networking.k8s.io", "/spec/tls", "which key the traffic is under"},
 	{"NetworkPolicy.networking.k8s.io", "/spec", "what is reachable"},
+	{"Deployment.apps", "/spec/paused", "a new version would not come to run"},
+	{"CronJob.batch", "/spec/suspend", "the work would not be done"},
+	{"CronJob.batch", "/spec/timeZone", "when the work is done"},
 	{"Namespace", "/metadata/labels/pod-security.kubernetes.io~1enforce*", "lets privileged pods in"},
 }
 
@@ -107,6 +117,8 @@ var serverFills = map[string]func(value any, beside map[string]any) bool{
 	"reinvocationPolicy": filled("Never"),
 	"failurePolicy":      filled("Fail"),
 	"port":               beside("namespace", 443), // of a service that is called
+	"suspend":            filled(false),
+	"ingressClassName":   func(any, map[string]any) bool { return true }, // admission sets the cluster's default class, once
 	"conversion":         filled(map[string]any{"strategy": "None"}),
 }
 
@@ -136,6 +148,69 @@ func likeRules(v any, m map[string]any) bool {
 		return equalJSON(v, []any{"Ingress", "Egress"})
 	}
 	return equalJSON(v, []any{"Ingress"})
+}
+
+// podFills are what admission and the scheduler put into a Pod itself, beyond
+// what the server fills into any pod specification. They do so once: it does not
+// come back when it is removed, nor can most of it be.
+var podFills = []struct {
+	path string // JSON pointer; each segment is a glob
+	is   func(value any) bool
+}{
+	{"/spec/nodeName", anything},
+	{"/spec/nodeSelector", anything}, // of its runtime class, or its namespace
+	{"/spec/overhead", anything},     // of its runtime class
+	{"/spec/priority", anything},
+	{"/spec/priorityClassName", anything},
+	{"/spec/preemptionPolicy", anything},
+	{"/spec/tolerations", anything},
+	{"/spec/serviceAccount", anything},
+	{"/spec/serviceAccountName", anything},
+	{"/spec/imagePullSecrets", anything}, // of its account
+	{"/spec/enableServiceLinks", func(v any) bool { return v == true }},
+	{"/spec/volumes/*", accessVolume},
+	{"/spec/containers/*/volumeMounts/*", accessMount},
+	{"/spec/initContainers/*/volumeMounts/*", accessMount},
+}
+
+func anything(any) bool { return true }
+
+// putIntoPod reports whether admission or the scheduler may have put value at
+// tokens of a Pod: as it is, or each element of it.
+func putIntoPod(tokens []string, value any) bool {
+	for _, f := range podFills {
+		if matchPath(f.path, tokens) {
+			return f.is(value)
+		}
+	}
+	list, _ := value.([]any)
+	for i, e := range list {
+		if !putIntoPod(append(slices.Clip(tokens), strconv.Itoa(i)), e) {
+			return false
+		}
+	}
+	return len(list) > 0
+}
+
+// accessVolume: the volume with the token of the Pod's account.
+func accessVolume(v any) bool {
+	m, _ := v.(map[string]any)
+	projected, _ := m["projected"].(map[string]any)
+	sources, _ := projected["sources"].([]any)
+	return accessName(m) && len(m) == 2 && len(sources) > 0 && !slices.ContainsFunc(sources, func(s any) bool {
+		source, _ := s.(map[string]any)
+		return source["serviceAccountToken"] == nil && source["configMap"] == nil && source["downwardAPI"] == nil
+	})
+}
+
+func accessMount(v any) bool {
+	m, _ := v.(map[string]any)
+	return accessName(m) && m["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+}
+
+func accessName(m map[string]any) bool {
+	name, _ := m["name"].(string)
+	return strings.HasPrefix(name, "kube-api-access-")
 }
 
 // mirrors are fields that the server keeps equal to another one beside them. One

@@ -384,7 +384,7 @@ func TestRefusedCreate(t *testing.T) {
 	c := testenv.SharedCluster(t)
 	for name, tc := range map[string]struct{ manifest, want string }{
 		"port":         {"apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 99999}]}\n", "spec.ports[0].port"},
-		"key":          {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {'a b': Z2VoZWltbmlz}\n", "data[a b]"},
+		"key":          {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {'a b': Z2VoZWltbmlz}\n", "Invalid data (FieldValueInvalid)"},
 		"type":         {"apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: http}]}\n", "port"},
 		"secret field": {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndate: {a: b}\n", "the API server answers 500"},
 		"field":        {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndate: {a: b}\n", "date"},

@@ -204,7 +204,12 @@ func (s *scan) visit(p place, n node, item bool) (keep bool) {
 	if len(p.owners) == 0 {
 		switch {
 		case len(n.others) > 0: // somebody owns parts of it
-			return s.children(p, n)
+			found := len(s.out)
+			keep = s.children(p, n)
+			if m, _ := p.value.(map[string]any); !item && m != nil {
+				s.whole(p, m, found)
+			}
+			return keep
 		case n.within || mirrored || s.isDefault(p, key, n.around, item):
 			return false
 		}
@@ -227,12 +232,27 @@ func (s *scan) visit(p place, n node, item bool) (keep bool) {
 	return false
 }
 
+// whole puts p in the place of what was found in it, which is s.out from found on,
+// if that is all of it: many a map is not valid when it is empty.
+func (s *scan) whole(p place, m map[string]any, found int) {
+	parts := s.out[found:]
+	if len(parts) == 0 || len(parts) != len(m) || slices.ContainsFunc(parts, func(part place) bool { return len(part.keys) != len(p.keys)+1 }) {
+		return
+	}
+	for _, part := range parts {
+		for _, o := range part.owners {
+			if !slices.Contains(p.owners, o) {
+				p.owners = append(p.owners, o)
+			}
+		}
+	}
+	s.out = append(s.out[:found], p)
+}
+
 // isDefault reports whether p, which nobody owns, says nothing: the server may
 // have set it. around is the map that p is in.
 func (s *scan) isDefault(p place, key string, around map[string]any, item bool) bool {
-	if s.kind == "Pod" {
-		// Admission gives each Pod tokens, tolerations and volumes, and none of it can
-		// be changed afterwards.
+	if s.kind == "Pod" && putIntoPod(p.tokens, p.value) {
 		return true
 	}
 	if item {
@@ -655,19 +675,11 @@ func (a additions) differences(was map[string]any) []difference {
 // what it leads to by a dry run. When there is nothing foreign, or the patch is
 // invalid too, the error is cause.
 func (t *Target) override(ctx context.Context, o *desired, res resource, live *unstructured.Unstructured, cause error) (*unstructured.Unstructured, []operation, error) {
-	found, err := t.c.foreign(o, live, t.c.entry(live))
-	if err != nil || len(found) == 0 {
+	goal, foreign, err := t.goal(o, live)
+	if err != nil || !foreign {
 		return nil, nil, cause
 	}
-	goal := runtime.DeepCopyJSON(live.Object)
-	ops, _ := removal(found, live.Object)
-	for _, op := range ops {
-		if op.Op == "remove" {
-			without(goal, pointerTokens(op.Path))
-		}
-	}
-	goal, _ = overlay(goal, o.u.Object).(map[string]any)
-	ops = edits(compare("", content(live.Object), content(goal), nil))
+	ops := edits(compare("", content(live.Object), content(goal), nil))
 	after, err := t.c.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
 	if errors.Is(err, errMoved) {
 		return nil, nil, err
@@ -676,6 +688,24 @@ func (t *Target) override(ctx context.Context, o *desired, res resource, live *u
 		return nil, nil, cause
 	}
 	return after, ops, nil
+}
+
+// goal returns live with what is declared and without what is foreign, and
+// whether something was. It asks nobody: what a server would fill in is not there.
+func (t *Target) goal(o *desired, live *unstructured.Unstructured) (goal map[string]any, foreign bool, err error) {
+	found, err := t.c.foreign(o, live, t.c.entry(live))
+	if err != nil {
+		return nil, false, err
+	}
+	goal = runtime.DeepCopyJSON(live.Object)
+	ops, _ := removal(found, live.Object)
+	for _, op := range ops {
+		if op.Op == "remove" {
+			without(goal, pointerTokens(op.Path))
+		}
+	}
+	goal, _ = overlay(goal, o.u.Object).(map[string]any)
+	return goal, len(found) > 0, nil
 }
 
 // without removes the value at tokens from v, and returns v.

@@ -29,11 +29,13 @@ import (
 )
 
 var (
-	roles    = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "roles"}
-	bindings = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"}
-	accounts = schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}
-	services = schema.GroupVersionResource{Version: "v1", Resource: "services"}
-	fences   = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}
+	roles     = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "roles"}
+	bindings  = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"}
+	accounts  = schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}
+	services  = schema.GroupVersionResource{Version: "v1", Resource: "services"}
+	cronJobs  = schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "cronjobs"}
+	ingresses = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}
+	fences    = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}
 )
 
 const (
@@ -41,6 +43,8 @@ const (
 	roleManifest    = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [get]}]\n"
 	bindingManifest = "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: r}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}\n"
 	serviceManifest = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n"
+	ingressManifest = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i}\nspec: {rules: [{host: a.example}]}\n"
+	cronJobManifest = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: j}\nspec: {schedule: '0 0 1 1 *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: j, image: " + otherImage + "}]}}}}}\n"
 	fenceManifest   = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: f}\nspec: {podSelector: {matchLabels: {app: web}}}\n"
 	otherImage      = "registry.example/other@sha256:1111111111111111111111111111111111111111111111111111111111111111"
 )
@@ -82,11 +86,18 @@ var foreignCases = map[string]struct {
 	"a target port":      {services, serviceManifest, "spec: {ports: [{port: 80, protocol: TCP, targetPort: 9999}]}", "/spec/ports/0/targetPort"},
 	"another direction":  {fences, fenceManifest, "spec: {policyTypes: [Egress]}", "/spec/policyTypes"},
 	"a longer probe":     {gvrs["deployments"], probed, template("{containers: [{name: web, livenessProbe: {failureThreshold: 9}}]}"), "/spec/template/spec/containers/0/livenessProbe/failureThreshold"},
+	"an unready address": {services, serviceManifest, "spec: {publishNotReadyAddresses: true}", "/spec/publishNotReadyAddresses"},
+	"a backend":          {ingresses, ingressManifest, "spec: {defaultBackend: {service: {name: evil, port: {number: 80}}}}", "/spec/defaultBackend"},
+	"an ingress class":   {ingresses, ingressManifest, "spec: {ingressClassName: evil}", "/spec/ingressClassName"},
+	"a certificate":      {ingresses, ingressManifest, "spec: {tls: [{hosts: [a.example], secretName: evil}]}", "/spec/tls"},
+	"a pause":            {gvrs["deployments"], deployment, "spec: {paused: true}", "/spec/paused"},
+	"a suspension":       {cronJobs, cronJobManifest, "spec: {suspend: true}", "/spec/suspend"},
+	"a time zone":        {cronJobs, cronJobManifest, "spec: {timeZone: Etc/UTC}", "/spec/timeZone"},
 	"an external IP":     {services, serviceManifest, "spec: {externalIPs: [203.0.113.7]}", "/spec/externalIPs"},
 }
 
 // hidden are the cases that are tried with cleared managed fields as well.
-var hidden = []string{"a sidecar", "an env", "an image volume", "hostPID", "a finalizer", "a ConfigMap key", "a Secret key", "a service type", "a target port", "another direction", "a longer probe"}
+var hidden = []string{"a pause", "a suspension", "a sidecar", "an env", "an image volume", "hostPID", "a finalizer", "a ConfigMap key", "a Secret key", "a service type", "a target port", "another direction", "a longer probe"}
 
 // fromYAML returns the object of a manifest.
 func fromYAML(t testing.TB, manifest string) *unstructured.Unstructured {
@@ -233,6 +244,159 @@ func TestForeignFieldsAreRemoved(t *testing.T) {
 	}
 }
 
+const podManifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: web, image: " + otherImage + "}]}\n"
+
+var pods = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+
+// accountIn waits for the account of a namespace, and gives it a pull secret: no
+// Pod is admitted without it.
+func accountIn(t testing.TB, d dynamic.Interface, ns string) {
+	t.Helper()
+	until(t, func() bool {
+		_, err := d.Resource(accounts).Namespace(ns).Patch(t.Context(), "default", types.MergePatchType, []byte(`{"imagePullSecrets":[{"name":"pull"}]}`), metav1.PatchOptions{})
+		return err == nil
+	})
+}
+
+// TestPodsAreClosed: what admission puts into a Pod does not hide what others add,
+// also when they clear the managed fields.
+func TestPodsAreClosed(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	for name, tc := range map[string]struct {
+		body, sub, path string
+		stays           bool // the API server takes nothing of it back
+	}{
+		"a finalizer":      {body: "metadata: {finalizers: [evil.example/stay]}", path: "/metadata/finalizers"},
+		"an owner":         {body: "metadata: {ownerReferences: [{apiVersion: v1, kind: Namespace, name: NS, uid: UID}]}", path: "/metadata/ownerReferences"},
+		"a deadline":       {body: "spec: {activeDeadlineSeconds: 5000}", path: "/spec/activeDeadlineSeconds", stays: true},
+		"a debugger":       {body: "spec: {ephemeralContainers: [{name: d, image: " + otherImage + ", command: [sh]}]}", sub: "ephemeralcontainers", path: "/spec/ephemeralContainers", stays: true},
+		"a debugger's env": {body: "spec: {ephemeralContainers: [{name: d, image: " + otherImage + ", env: [{name: A, value: b}]}]}", sub: "ephemeralcontainers", path: "/spec/ephemeralContainers", stays: true},
+	} {
+		for _, cleared := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/cleared=%t", name, cleared), func(t *testing.T) {
+				t.Parallel()
+				ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+				accountIn(t, d, ns)
+				tt := target(t, c.Config, ns, nil, nil)
+				r := deploy(t, tt, map[string]string{"a.yaml": podManifest})
+				client := d.Resource(pods).Namespace(ns)
+				owner := getObject(t, d, "namespaces", "", ns)
+				body, err := yaml.YAMLToJSON([]byte(strings.NewReplacer("UID", string(owner.GetUID()), "NS", ns).Replace(tc.body)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := client.Patch(t.Context(), "p", types.StrategicMergePatchType, body, metav1.PatchOptions{FieldManager: "intruder"}, slices.DeleteFunc([]string{tc.sub}, func(s string) bool { return s == "" })...); err != nil {
+					t.Fatal(err)
+				}
+				if cleared {
+					live, err := client.Get(t.Context(), "p", metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					ours := slices.DeleteFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "intruder" })
+					jsonPatch(t, client, "p", string(mustJSON([]operation{{"replace", "/metadata/managedFields", ours}})))
+				}
+				if got := foreignPaths(mustPlan(t, tt, r)); len(got) != 1 || !strings.HasPrefix(got[0], tc.path) {
+					t.Errorf("foreign: %q; want what is in %s", got, tc.path)
+				}
+				if err := restore(t, tt, r); tc.stays != (err != nil) {
+					t.Errorf("restoring: %v", err)
+				}
+				if p := mustPlan(t, tt, r); p.Empty() == tc.stays {
+					t.Errorf("after the restoring: %s", mustJSON(p.Changes))
+				}
+			})
+		}
+	}
+}
+
+// TestNoFalseAlarmInPods: what admission, the scheduler and the API server put
+// into Pods is nobody's addition.
+func TestNoFalseAlarmInPods(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	accountIn(t, d, ns)
+	tt := target(t, c.Config, ns, nil, nil)
+	r := deploy(t, tt, map[string]string{
+		"a.yaml": podManifest,
+		"b.yaml": strings.Replace(podManifest, "name: p", "name: q", 1),
+		"c.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: r}\nspec:\n  hostNetwork: true\n  serviceAccountName: default\n  securityContext: {runAsUser: 1}\n" +
+			"  tolerations: [{key: a, operator: Exists}]\n  volumes: [{name: v, emptyDir: {}}, {name: s, secret: {secretName: s}}]\n" +
+			"  initContainers: [{name: i, image: " + otherImage + "}]\n" +
+			"  containers: [{name: web, image: " + otherImage + ", ports: [{containerPort: 80}], livenessProbe: {httpGet: {port: 80}}, volumeMounts: [{name: v, mountPath: /v}], " +
+			"env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]}]\n",
+	})
+	client := d.Resource(pods).Namespace(ns)
+	bind := fromYAML(t, "apiVersion: v1\nkind: Binding\nmetadata: {name: p}\ntarget: {apiVersion: v1, kind: Node, name: somewhere}\n")
+	if _, err := client.Create(t.Context(), bind, metav1.CreateOptions{FieldManager: "kube-scheduler"}, "binding"); err != nil && !apierrors.IsConflict(err) { // a scheduler was faster
+		t.Fatal(err)
+	}
+	p := mustPlan(t, tt, r)
+	if !p.Empty() {
+		t.Errorf("false alarms: %s", mustJSON(p.Changes))
+	}
+	for _, name := range []string{"p", "q", "r"} {
+		live, err := client.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(mustJSON(live.Object["spec"]))
+		for _, filled := range []string{"kube-api-access-", "not-ready", "preemptionPolicy", `"imagePullSecrets"`} {
+			if !strings.Contains(text, filled) {
+				t.Errorf("%s: admission puts no %s into a Pod: %s", name, filled, text)
+			}
+		}
+	}
+}
+
+// TestFillsOfPods: what nobody owns in a Pod says nothing only if admission or
+// the scheduler may have put it there, as it is.
+func TestFillsOfPods(t *testing.T) {
+	t.Parallel()
+	c := offline(t, nil).c
+	const mount = "/var/run/secrets/kubernetes.io/serviceaccount"
+	for patch, want := range map[string]string{
+		"spec: {nodeName: n, priority: 0, preemptionPolicy: Never, serviceAccount: a, serviceAccountName: a, enableServiceLinks: true}": "",
+		"spec: {tolerations: [{operator: Exists}], imagePullSecrets: [{name: x}], nodeSelector: {a: b}, overhead: {cpu: '1'}}":          "",
+		"spec: {volumes: [{name: kube-api-access-x, projected: {sources: [{serviceAccountToken: {path: token}}]}}]}":                    "",
+		"spec: {volumes: [{name: kube-api-access-x, projected: {sources: [{secret: {name: x}}]}}]}":                                     "/spec/volumes",
+		"spec: {volumes: [{name: kube-api-access-x, hostPath: {path: /}}]}":                                                             "/spec/volumes",
+		"spec: {volumes: [{name: other, projected: {sources: [{serviceAccountToken: {path: token}}]}}]}":                                "/spec/volumes",
+		"spec: {containers: [{name: web, volumeMounts: [{name: kube-api-access-x, mountPath: " + mount + "}]}]}":                        "",
+		"spec: {containers: [{name: web, volumeMounts: [{name: kube-api-access-x, mountPath: /bin}]}]}":                                 "/spec/containers/0/volumeMounts",
+		"spec: {containers: [{name: web, volumeMounts: [{name: other, mountPath: " + mount + "}]}]}":                                    "/spec/containers/0/volumeMounts",
+		"spec: {containers: [{name: web, command: [sh]}]}":                                                                              "/spec/containers/0/command",
+		"spec: {containers: [{name: web, args: [x]}]}":                                                                                  "/spec/containers/0/args",
+		"spec: {containers: [{name: web, env: [{name: A, value: b}]}]}":                                                                 "/spec/containers/0/env",
+		"spec: {containers: [{name: web, lifecycle: {preStop: {sleep: {}}}}]}":                                                          "/spec/containers/0/lifecycle",
+		"spec: {containers: [{name: web, securityContext: {privileged: true}}]}":                                                        "/spec/containers/0/securityContext",
+		"spec: {containers: [{name: web}, {name: spy, image: x}]}":                                                                      "/spec/containers/1",
+		"spec: {initContainers: [{name: spy, image: x}]}":                                                                               "/spec/initContainers",
+		"spec: {ephemeralContainers: [{name: spy, image: x}]}":                                                                          "/spec/ephemeralContainers",
+		"spec: {securityContext: {runAsUser: 0}}":                                                                                       "/spec/securityContext",
+		"spec: {hostPID: true}":                 "/spec/hostPID",
+		"spec: {hostIPC: true}":                 "/spec/hostIPC",
+		"spec: {hostNetwork: true}":             "/spec/hostNetwork",
+		"spec: {activeDeadlineSeconds: 1}":      "/spec/activeDeadlineSeconds",
+		"spec: {enableServiceLinks: false}":     "/spec/enableServiceLinks",
+		"metadata: {finalizers: [a.example/b]}": "/metadata/finalizers",
+		"metadata: {ownerReferences: [{apiVersion: v1, kind: Pod, name: a, uid: u}]}": "/metadata/ownerReferences",
+	} {
+		u := fromYAML(t, patch)
+		u.SetName("p")
+		ours := fromYAML(t, `{"f:spec": {"f:containers": {'k:{"name":"web"}': {".": {}, "f:name": {}}}}}`).Object
+		var got []string
+		for _, p := range c.undeclared(plan.ObjectID{Kind: "Pod", Name: "p"}, u, ours, func(place) bool { return false }) {
+			got = append(got, p.pointer())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: found %q; want %q", patch, got, want)
+		}
+	}
+}
+
 // TestFilledFieldsWithAnotherValue: a field that the server fills in says
 // something when it has another value, and nobody owning it changes nothing.
 func TestFilledFieldsWithAnotherValue(t *testing.T) {
@@ -332,6 +496,8 @@ func TestServerFills(t *testing.T) {
 		{"namespaceSelector", "", "{}", true}, {"namespaceSelector", "", "{matchLabels: {a: b}}", false},
 		{"port", "namespace: a", "443", true}, {"port", "namespace: a", "444", false}, {"port", "protocol: TCP", "443", false},
 		{"conversion", "", "{strategy: None}", true}, {"conversion", "", "{strategy: Webhook}", false},
+		{"ingressClassName", "", "any", true},
+		{"suspend", "", "false", true}, {"suspend", "", "true", false},
 		{"hostPID", pod, "true", false},
 	} {
 		m := fromYAML(t, "{"+tc.key+": "+tc.value+"}").Object
@@ -572,6 +738,7 @@ func TestNoForeignFalseAlarm(t *testing.T) {
 		"c.yaml":  "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: " + name + "}\naggregationRule: {clusterRoleSelectors: [{matchLabels: {x: " + ns + "}}]}\n",
 		"cc.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: part-" + name + ", labels: {x: " + ns + "}}\nrules: [{apiGroups: [''], resources: [configmaps], verbs: [get]}]\n",
 		"cj.yaml": "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: j}\nspec: {schedule: '0 0 1 1 *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: j, image: " + otherImage + "}]}}}}}\n",
+		"i.yaml":  ingressManifest,
 		"ss.yaml": "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: s}\nspec: {serviceName: s, selector: {matchLabels: {a: s}}, template: {metadata: {labels: {a: s}}, spec: {containers: [{name: s, image: " + otherImage + ", ports: [{containerPort: 80}], livenessProbe: {httpGet: {port: 80}}}], volumes: [{name: c, configMap: {name: c, optional: true}}]}}}\n",
 	}
 	t.Cleanup(func() {

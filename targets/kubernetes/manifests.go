@@ -203,7 +203,7 @@ func decode(name string, b []byte) ([]parsed, error) {
 		case errors.Is(err, io.EOF):
 			continue // comments only
 		case err != nil:
-			return nil, invalid("", "%s:%d: %w", name, doc.line, err)
+			return nil, invalid("", "%s:%d: %w", name, doc.line, unquoted(err))
 		}
 		if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 			return nil, invalid("separate documents by a line ---", "%s:%d: more than one YAML document where one is expected", name, doc.line)
@@ -219,7 +219,7 @@ func decode(name string, b []byte) ([]parsed, error) {
 		}
 		j, err := sigsyaml.YAMLToJSONStrict(doc.text)
 		if err != nil {
-			return nil, invalid("", "%s:%d: %w", name, d.line, err)
+			return nil, invalid("", "%s:%d: %w", name, d.line, unquoted(err))
 		}
 		if err := utiljson.Unmarshal(j, &d.value); err != nil || d.value == nil {
 			return nil, invalid("", "%s:%d: %w", name, d.line, errNotObject)
@@ -232,6 +232,27 @@ func decode(name string, b []byte) ([]parsed, error) {
 }
 
 var errNotObject = errors.New("not an object")
+
+// yamlQuotes are the errors of the YAML parsers that quote a file, by words that
+// are in them, and what is said instead.
+var yamlQuotes = []struct{ words, instead string }{
+	{"unknown anchor", "an alias (*name) of an anchor that is not there; quote a value that starts with *"},
+	{"value contains itself", "the value of an anchor contains itself"},
+	{"cannot decode", "a value is not of the type that its tag says"},
+	{"cannot unmarshal", "a value is not of the type that is expected"},
+	{"map key", "a key is neither a text nor a number"},
+}
+
+// unquoted returns err, of a YAML parser, without what it quotes: it may be the
+// value of a Secret, which nobody has registered before it is decoded.
+func unquoted(err error) error {
+	for _, q := range yamlQuotes {
+		if strings.Contains(err.Error(), q.words) {
+			return errors.New("yaml: " + q.instead)
+		}
+	}
+	return err
+}
 
 type document struct {
 	line int // of its first line, from 1

@@ -361,9 +361,9 @@ func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectI
 	var good []*change
 	for i, o := range objs {
 		switch {
-		case errs[i] != nil:
+		case errs[i] != nil && (changes[i] == nil || changes[i].Action == plan.Create):
 			failed[o.id] = errs[i]
-		case changes[i] != nil:
+		case changes[i] != nil: // also if there is no way back: whoever tries to repair it learns why
 			good = append(good, changes[i])
 		}
 	}

@@ -226,7 +226,8 @@ func joined(op string, errs []error) error {
 	return fault.Wrap(fault.KindOf(errs[0]), op, fault.HintOf(errs[0]), errors.Join(errs[:min(len(errs), 10)]...))
 }
 
-// change plans one object. It returns nil when there is nothing to do.
+// change plans one object. It returns nil when there is nothing to do. With an
+// error it may return how the object differs: that is no plan.
 func (t *Target) change(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool, absent bool) (*change, error) {
 	if absent {
 		return t.creation(o, res), t.unclaimed(o.id, owned)
@@ -263,7 +264,7 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 	switch {
 	case overridden:
 		if after, c.fix, err = t.override(ctx, o, res, live, err); err != nil {
-			return nil, err
+			return t.beyondRepair(c, o, live), err
 		}
 	case len(t.takes(live)) == 0: // an adoption takes fields over first; what is left is looked at after it
 		if added, err = t.additionsIn(ctx, o, res, live, after); err != nil {
@@ -297,6 +298,26 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(o.id, live), version(live)
 	t.adopting(c, live)
 	return c, nil
+}
+
+// beyondRepair returns how live differs from what is declared, or nil, where the
+// server refuses to bring it back: what somebody made of it is drift all the same.
+func (t *Target) beyondRepair(c *change, o *desired, live *unstructured.Unstructured) *change {
+	goal, _, err := t.goal(o, live)
+	if err != nil {
+		return nil
+	}
+	ds := compare("", t.masked(content(live.Object)), t.masked(content(goal)), nil)
+	if len(ds) == 0 {
+		return nil
+	}
+	for i, d := range ds {
+		ds[i].foreign = d.had && !d.has
+	}
+	c.Action, c.UID, c.Fields = plan.Update, string(live.GetUID()), shown(ds)
+	c.Actor, c.Since = t.c.actor(live, ds)
+	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(o.id, live), version(live)
+	return c
 }
 
 // dryRun reads the live object and asks the server what applying o to it would
