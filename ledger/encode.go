@@ -37,6 +37,10 @@ func (t Type) closes() bool { return t == Applied || t == Reverted }
 // another entry ends it.
 func (t Type) stands() bool { return t == Revoked || t == Suspended || t == Resumed || t == Ordered }
 
+// narrows reports whether an entry of type t takes trust or leave away, and
+// nothing else.
+func (t Type) narrows() bool { return t == Revoked || t == Suspended }
+
 // normalise makes e an entry that encodes to at most [MaxEntry] bytes whatever
 // its time will be, or says why it cannot be one.
 func normalise(e Entry) (Entry, error) {

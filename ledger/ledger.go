@@ -316,7 +316,8 @@ func (s store) probe() error {
 // the note. An error leaves open whether the entry is in the log: it may be,
 // never the other way round.
 //
-// The kind of the error is Waiting if the clock is behind the last entry,
+// The kind of the error is Waiting if the clock is behind the last entry and e
+// is no revocation or suspension,
 // Transient if the disk does not take it, Internal if e is not a valid entry.
 func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) (Index, error) {
 	const op = "ledger.Append"
@@ -379,6 +380,7 @@ func (l *Ledger) drain(ctx context.Context) {
 		l.qmu.Unlock()
 
 		l.mu.Lock()
+		group = l.timely(group)
 		err := l.commit(ctx, group)
 		l.mu.Unlock()
 		for _, r := range group {
@@ -386,6 +388,25 @@ func (l *Ledger) drain(ctx context.Context) {
 			close(r.done)
 		}
 	}
+}
+
+// timely ends the requests of a group that have to wait for the clock, and
+// returns the others: what takes trust or leave away does not wait (invariant 6),
+// and gets the time of the newest entry. It holds l.mu.
+func (l *Ledger) timely(group []*request) (rest []*request) {
+	_, err := l.now()
+	if err == nil {
+		return group
+	}
+	for _, r := range group {
+		if r.entry.Type.narrows() {
+			rest = append(rest, r)
+			continue
+		}
+		r.err = err
+		close(r.done)
+	}
+	return rest
 }
 
 // commit adds one group to the tree. All its entries get one time, so their
@@ -398,9 +419,12 @@ func (l *Ledger) commit(ctx context.Context, group []*request) error {
 		}
 		l.dirty = false
 	}
+	if len(group) == 0 {
+		return nil
+	}
 	now, err := l.now()
-	if err != nil {
-		return err
+	if err != nil { // those who would have to wait are gone
+		now = l.state.last
 	}
 	leaves := make([][]byte, len(group))
 	for i, r := range group {

@@ -778,6 +778,19 @@ func TestClockThatWentBack(t *testing.T) {
 		if l.Size() != 1 {
 			t.Error("the entry was added")
 		}
+		before, err := l.Entry(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range []ledger.Entry{
+			{Type: ledger.Revoked, Outcome: "digest", Subject: "sha256:" + strings.Repeat("1", 64), Note: "it mines coins"},
+			{Type: ledger.Suspended, Note: "what else does it do"},
+		} {
+			at := mustAppend(t, l, e, nil)
+			if got, err := l.Entry(t.Context(), at); err != nil || int(at) != i+1 || !got.Time.Equal(before.Time) {
+				t.Errorf("%+v, %v: want the time of the entry before, %s", got, err, before.Time)
+			}
+		}
 		mustClose(t, l)
 	})
 }
