@@ -53,7 +53,7 @@ demo: tools build ## set everything up on loopback and tell the whole story
 
 test: tools ## run every test on real parts
 	@echo "test: $(PACKAGES)"
-	@$(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+	@$(GO) test -timeout 40m $(TESTFLAGS) $(PACKAGES)
 
 test-race: tools ## run the tests with the race detector (needs a C compiler)
 	@CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(PACKAGES)
