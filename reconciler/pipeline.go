@@ -49,7 +49,9 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	}
 	r.takeOver(s.Name)
 	if err := r.dependencies(ctx, s); err != nil {
-		r.claim(ctx, s, s.desired()) // what it waits for may wait to hear what it gives up
+		if s.granted() != nil {
+			r.claim(ctx, s, s.desired()) // what it waits for may wait to hear what it gives up
+		}
 		return err
 	}
 	s.enter(Reconciling)

@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Files:               []string{f},
 				RequireExplicitExec: true,
-				Deadline:            time.Now().Add(8 * time.Minute), // ends a command that hangs, with the script's output
+				Deadline:            time.Now().Add(30 * time.Minute), // ends a command that hangs, with the script's output
 				Setup:               s.setup,
 				Condition:           condition,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
