@@ -316,9 +316,9 @@ func (s store) probe() error {
 // the note. An error leaves open whether the entry is in the log: it may be,
 // never the other way round.
 //
-// The kind of the error is Waiting if the clock is behind the last entry and e
-// is no revocation or suspension,
-// Transient if the disk does not take it, Internal if e is not a valid entry.
+// The kind of the error is Waiting if the clock is behind the last entry and e is
+// no revocation or suspension, Transient if the disk does not take it, Internal
+// if e is not a valid entry.
 func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) (Index, error) {
 	const op = "ledger.Append"
 	if err := ctx.Err(); err != nil {
@@ -380,37 +380,40 @@ func (l *Ledger) drain(ctx context.Context) {
 		l.qmu.Unlock()
 
 		l.mu.Lock()
-		group = l.timely(group)
 		err := l.commit(ctx, group)
 		l.mu.Unlock()
 		for _, r := range group {
-			r.err = err
+			if r.err == nil {
+				r.err = err
+			}
 			close(r.done)
 		}
 	}
 }
 
-// timely ends the requests of a group that have to wait for the clock, and
-// returns the others: what takes trust or leave away does not wait (invariant 6),
-// and gets the time of the newest entry. It holds l.mu.
-func (l *Ledger) timely(group []*request) (rest []*request) {
-	_, err := l.now()
+// timely returns the time that the entries of a group get and those requests that
+// get one: while the clock is behind, only what takes trust or leave away is not
+// to wait (invariant 6), and gets the time of the newest entry. The others get
+// the error. It holds l.mu.
+func (l *Ledger) timely(group []*request) (time.Time, []*request) {
+	now, err := l.now()
 	if err == nil {
-		return group
+		return now, group
 	}
+	var narrowing []*request
 	for _, r := range group {
 		if r.entry.Type.narrows() {
-			rest = append(rest, r)
-			continue
+			narrowing = append(narrowing, r)
+		} else {
+			r.err = err
 		}
-		r.err = err
-		close(r.done)
 	}
-	return rest
+	return l.state.last, narrowing
 }
 
 // commit adds one group to the tree. All its entries get one time, so their
-// order among each other does not matter. It holds l.mu.
+// order among each other does not matter. The error is that of all requests that
+// have none of their own. It holds l.mu.
 func (l *Ledger) commit(ctx context.Context, group []*request) error {
 	const op = "ledger.Append"
 	if l.dirty {
@@ -419,14 +422,12 @@ func (l *Ledger) commit(ctx context.Context, group []*request) error {
 		}
 		l.dirty = false
 	}
+	now, group := l.timely(group)
 	if len(group) == 0 {
 		return nil
 	}
-	now, err := l.now()
-	if err != nil { // those who would have to wait are gone
-		now = l.state.last
-	}
 	leaves := make([][]byte, len(group))
+	var err error
 	for i, r := range group {
 		r.entry.Time = now
 		if leaves[i], err = encode(r.entry); err != nil {
