@@ -53,10 +53,10 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(f), ".txtar"), func(t *testing.T) {
 			t.Parallel()
 			s := &script{t: t}
-			testscript.Run(t, testscript.Params{
+			testscript.RunT(begun{t}, testscript.Params{
 				Files:               []string{f},
 				RequireExplicitExec: true,
-				Deadline:            time.Now().Add(30 * time.Minute), // ends a command that hangs, with the script's output
+				Deadline:            time.Now().Add(8 * time.Minute), // ends a command that hangs, with the script's output
 				Setup:               s.setup,
 				Condition:           condition,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -85,6 +85,19 @@ func TestScripts(t *testing.T) {
 		})
 	}
 }
+
+// begun is a test that has waited for its turn, so that the time of the script
+// in it, which testscript would queue once more, begins when the script does.
+type begun struct{ *testing.T }
+
+// Parallel does nothing: the test is parallel already.
+func (begun) Parallel() {}
+
+// Run runs the one script of the test in the test itself.
+func (b begun) Run(_ string, f func(testscript.T)) { f(b) }
+
+// Verbose implements [testscript.T].
+func (begun) Verbose() bool { return testing.Verbose() }
 
 // condition is what a script may ask before it skips the rest: "[clock]", that
 // a process can be given a clock of its own here.
