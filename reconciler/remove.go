@@ -109,9 +109,9 @@ func (s *stack) pruned() Prune {
 }
 
 // end removes a stack whose file is gone, and returns when to try again. One
-// that was brought back meanwhile is none of its business.
+// that was brought back meanwhile, or that is to be held, is none of its business.
 func (r *Reconciler) end(ctx context.Context, s *stack) time.Duration {
-	if s.granted() == nil || !s.isHeld() {
+	if s.granted() == nil || !s.isHeld() || s.pruned() == PruneHold {
 		return 0
 	}
 	err := guarded(s, func() error { return r.remove(ctx, s) })

@@ -473,3 +473,15 @@ func TestRenameIsNotedOnce(t *testing.T) {
 		t.Errorf("status: %+v", status(r, "a"))
 	}
 }
+
+// What a stack is held for is not removed, whoever queued it.
+func TestHeldIsNotEnded(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.applied("a")
+	s := r.stack("a")
+	s.hold(sources.Revision{Source: "repo", ID: "commit-2"})
+	if wait := r.end(t.Context(), s); wait != 0 || b.count("removal a") != 0 {
+		t.Errorf("%d removals, again after %s", b.count("removal a"), wait)
+	}
+}
