@@ -74,7 +74,7 @@ func (r *Reconciler) takeUpOrders(ctx context.Context) error {
 		e := n.Entry
 		switch e.Type {
 		case ledger.Revoked:
-			r.Revocations.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
+			TakeUpRevocation(r.Revocations, e)
 		case ledger.Suspended:
 			until, _ := time.Parse(time.RFC3339, e.Subject) // empty: no end
 			r.orders.suspend(e.Stack, Suspension{Reason: e.Note, Since: e.Time, Until: until})
@@ -89,6 +89,14 @@ func (r *Reconciler) takeUpOrders(ctx context.Context) error {
 		r.orders.rollBack(rb)
 	}
 	return err
+}
+
+// TakeUpRevocation adds to list what the entry e of the ledger revokes: nothing, if
+// it is about something else.
+func TakeUpRevocation(list *verify.Revocations, e ledger.Entry) {
+	if e.Type == ledger.Revoked {
+		list.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
+	}
 }
 
 func (o *orders) suspend(stack string, s Suspension) {

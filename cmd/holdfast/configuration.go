@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/verify"
 	"github.com/holdfast-dev/holdfast/verify/commit"
 )
@@ -38,7 +39,8 @@ func (a *app) admit(ctx context.Context, required string) error {
 	return record.Write(a.cfg.StateDir)
 }
 
-// admission judges the operator's file, see [app.admit], and records nothing.
+// admission judges the operator's file by what was accepted last, and by the keys
+// of the allowed_signers file required, if there is one. It records nothing.
 func (a *app) admission(ctx context.Context, required string) (config.Admission, error) {
 	if err := a.takeUpRevocations(ctx); err != nil {
 		return config.Admission{}, err
@@ -46,7 +48,21 @@ func (a *app) admission(ctx context.Context, required string) (config.Admission,
 	check := func(signers []config.Signer, keys map[string][]byte, message, signature []byte) (string, error) {
 		return checkConfiguration(signers, keys, message, signature, time.Now(), a.revoked)
 	}
-	return admission(a.cfg, required, check)
+	last, err := config.ReadRecord(a.cfg.StateDir)
+	if err != nil {
+		return config.Admission{}, err
+	}
+	out, err := a.cfg.Admit(last, check)
+	if err != nil || required == "" {
+		return out, err
+	}
+	b, err := os.ReadFile(required)
+	if err != nil {
+		return out, fault.New(fault.Invalid, "holdfast.run", "name an allowed_signers file that the daemon can read", "--require-signed: %w", err)
+	}
+	signers := []config.Signer{{Name: filepath.Base(required), AllowedSignersFile: required}}
+	out.Signer, err = a.cfg.RequireSigned(signers, map[string][]byte{required: b}, check)
+	return out, err
 }
 
 // requiredBefore returns the file that --require-signed named when the daemon
@@ -57,26 +73,6 @@ func requiredBefore(cfg *config.Loaded) (string, error) {
 		return "", err
 	}
 	return last.Required, nil
-}
-
-// admission judges the file by what was accepted last, and by the keys of the
-// allowed_signers file required, if there is one.
-func admission(cfg *config.Loaded, required string, check config.CheckSignature) (config.Admission, error) {
-	last, err := config.ReadRecord(cfg.StateDir)
-	if err != nil {
-		return config.Admission{}, err
-	}
-	out, err := cfg.Admit(last, check)
-	if err != nil || required == "" {
-		return out, err
-	}
-	b, err := os.ReadFile(required)
-	if err != nil {
-		return out, fault.New(fault.Invalid, "holdfast.run", "name an allowed_signers file that the daemon can read", "--require-signed: %w", err)
-	}
-	signers := []config.Signer{{Name: filepath.Base(required), AllowedSignersFile: required}}
-	out.Signer, err = cfg.RequireSigned(signers, map[string][]byte{required: b}, check)
-	return out, err
 }
 
 // checkConfiguration checks the signature of an operator's file.
@@ -106,16 +102,9 @@ func checkConfiguration(signers []config.Signer, keys map[string][]byte, message
 func (a *app) takeUpRevocations(ctx context.Context) error {
 	orders, err := a.ledger.Orders(ctx)
 	for _, n := range orders {
-		revoke(a.revoked, n.Entry)
+		reconciler.TakeUpRevocation(a.revoked, n.Entry)
 	}
 	return err
-}
-
-// revoke adds what e revokes, if it is about that.
-func revoke(to *verify.Revocations, e ledger.Entry) {
-	if e.Type == ledger.Revoked {
-		to.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
-	}
 }
 
 // recordedRevocations returns what the ledger in cfg's state directory says was
@@ -137,7 +126,7 @@ func recordedRevocations(ctx context.Context, cfg *config.Loaded) (*verify.Revoc
 		return out, err
 	}
 	return out, r.Scan(ctx, 0, func(_ ledger.Index, e ledger.Entry) error {
-		revoke(out, e)
+		reconciler.TakeUpRevocation(out, e)
 		return nil
 	})
 }
