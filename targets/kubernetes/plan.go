@@ -275,9 +275,7 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 	was, will := t.masked(content(live.Object)), t.masked(content(after.Object))
 	own, foreign := compare("", was, will, nil), added.differences(was)
 	if overridden { // what goes with it is not told apart: none of it may be ignored
-		for i, d := range own {
-			own[i].foreign = d.had && !d.has
-		}
+		removedIsForeign(own)
 	}
 	if len(own)+len(foreign) == 0 && t.c.entry(live) != nil {
 		t.c.clean(t, o.id, live, t.c.fieldSet(live) == t.c.fieldSet(after))
@@ -288,14 +286,13 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 		reason = "the managed fields no longer say that Holdfast owns it"
 	}
 	ds := slices.Concat(foreign, own)
-	c.Action, c.UID, c.Reason, c.Fields = plan.Update, string(live.GetUID()), reason, shown(ds)
+	t.update(c, live, ds)
+	c.Reason = reason
 	for _, d := range ds {
 		c.pointers = append(c.pointers, d.pointer)
 	}
 	c.pointers = append(c.pointers, added.tests...)
 	c.Before = t.before(live, c.pointers)
-	c.Actor, c.Since = t.c.actor(live, ds)
-	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(o.id, live), version(live)
 	t.adopting(c, live)
 	return c, nil
 }
@@ -311,18 +308,29 @@ func (t *Target) beyondRepair(c *change, o *desired, live *unstructured.Unstruct
 	if len(ds) == 0 {
 		return nil
 	}
-	for i, d := range ds {
-		ds[i].foreign = d.had && !d.has
-	}
-	c.Action, c.UID, c.Fields = plan.Update, string(live.GetUID()), shown(ds)
-	c.Actor, c.Since = t.c.actor(live, ds)
-	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(o.id, live), version(live)
+	removedIsForeign(ds)
+	t.update(c, live, ds)
 	return c
 }
 
+// update makes c the change of live in what differs.
+func (t *Target) update(c *change, live *unstructured.Unstructured, ds []difference) {
+	c.Action, c.UID, c.Fields = plan.Update, string(live.GetUID()), shown(ds)
+	c.Actor, c.Since = t.c.actor(live, ds)
+	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(c.ID, live), version(live)
+}
+
+// removedIsForeign calls foreign what is there and is not to be.
+func removedIsForeign(ds []difference) {
+	for i, d := range ds {
+		ds[i].foreign = d.had && !d.has
+	}
+}
+
 // dryRun reads the live object and asks the server what applying o to it would
-// give. When the server calls the result invalid, live comes with the error. The dry run is bound to the version that was read: otherwise what a
-// controller writes in between would look like a change of ours.
+// give. When the server calls the result invalid, live comes with the error. The
+// dry run is bound to the version that was read: otherwise what a controller
+// writes in between would look like a change of ours.
 func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool) (live, after *unstructured.Unstructured, reason string, err error) {
 	for range maxConflicts {
 		if live, err = t.c.get(ctx, res, o.id); err != nil {
