@@ -425,11 +425,12 @@ func TestWhoseTurnIsFarOff(t *testing.T) {
 	for name, c := range map[string]struct {
 		deployed, daemon, suspended bool
 		rendered, expected          int
+		postponed                   int
 	}{
-		"nothing is deployed":   {false, false, false, 0, 1},
-		"without a daemon":      {true, false, false, 1, 1},
-		"its turn comes":        {true, true, false, 0, 1},
-		"while it is suspended": {true, true, true, 0, 0}, // it stays as it is
+		"nothing is deployed":   {false, false, false, 0, 1, 0},
+		"without a daemon":      {true, false, false, 1, 1, 0},
+		"its turn comes":        {true, true, false, 0, 1, 0},
+		"while it is suspended": {true, true, true, 0, 0, 1}, // it stays as it is
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -452,6 +453,9 @@ func TestWhoseTurnIsFarOff(t *testing.T) {
 			}
 			if n := b.count("render a"); n != c.rendered || b.count("expect a") != c.expected {
 				t.Errorf("rendered %d times, expected %d times", n, b.count("expect a"))
+			}
+			if n := b.count("postpone a"); n != c.postponed {
+				t.Errorf("postponed %d times", n)
 			}
 		})
 	}
