@@ -63,6 +63,7 @@ var allowed = map[string]string{
 	"internal/demo":     "internal/testenv internal/world examples reconciler",
 	"internal/bench":    "internal/testenv internal/world internal/mask reconciler sources targets/terraform",
 	"internal/notify":   "internal/fault",
+	"internal/opa":      "",
 	"internal/forge":    "internal/fault internal/httpd",
 	"internal/httpd":    "",
 	"examples":          "",

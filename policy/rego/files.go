@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/internal/opa"
 )
 
 // Bounds on what is read from bundles.
@@ -127,7 +128,7 @@ func (s *fileSet) compile() (_ *cpolicy.Engine, err error) {
 	if len(policies) == 0 {
 		return nil, fault.New(fault.Invalid, op, "add a .rego file", "the policy bundles hold no policy")
 	}
-	engine, err := cpolicy.LoadWithData(policies, data, cpolicy.CompilerOptions{RegoVersion: "v1", Capabilities: capabilities()})
+	engine, err := cpolicy.LoadWithData(policies, data, cpolicy.CompilerOptions{RegoVersion: "v1", Capabilities: opa.Capabilities()})
 	if err != nil {
 		return nil, fault.New(fault.Invalid, op, "correct the policy", "%s", s.readable(err.Error()))
 	}

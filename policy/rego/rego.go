@@ -34,6 +34,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/internal/opa"
 )
 
 // DefaultTimeout bounds one evaluation when the configuration names no timeout.
@@ -198,7 +199,7 @@ func (e *Evaluator) prepare(ctx context.Context, ns namespace, store storage.Sto
 		oparego.Store(store),
 		oparego.Runtime(ast.ObjectTerm()), // an empty one: no environment
 		oparego.StrictBuiltinErrors(true),
-		oparego.Capabilities(capabilities()),
+		oparego.Capabilities(opa.Capabilities()),
 	).PrepareForEval(ctx)
 }
 

@@ -1,4 +1,9 @@
-package rego
+// Package opa owns what Rego may call, wherever Holdfast evaluates it.
+//
+// It guarantees a closed world: functions of their arguments and of the
+// evaluation's instant, and nothing else. It refuses the network, the process,
+// chance and the wall clock, and every builtin that nobody has looked at.
+package opa
 
 import (
 	"slices"
@@ -44,9 +49,9 @@ union units.parse units.parse_bytes upper uri.is_valid uri.parse
 urlquery.decode urlquery.decode_object urlquery.encode urlquery.encode_object uuid.parse walk
 yaml.is_valid yaml.marshal yaml.unmarshal`
 
-// capabilities returns what a policy may use. AllowNet is empty and not nil:
+// Capabilities returns what a policy may use. AllowNet is empty and not nil:
 // nil allows every host.
-func capabilities() *ast.Capabilities {
+func Capabilities() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	names := strings.Fields(allowed)
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return !slices.Contains(names, b.Name) })
