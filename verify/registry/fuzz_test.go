@@ -25,3 +25,13 @@ func FuzzIndex(f *testing.F) {
 		}
 	})
 }
+
+func FuzzTags(f *testing.F) {
+	f.Add([]byte(`{"name":"acme/desired-state","tags":["1.0.0","latest"]}`))
+	f.Add([]byte(`{"tags":null}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if tags, err := parseTags(b); err != nil && tags != nil {
+			t.Error("tags with an error")
+		}
+	})
+}
