@@ -11,6 +11,7 @@ package sources
 import (
 	"context"
 	"io/fs"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -23,11 +24,13 @@ type Revision struct {
 
 // String returns "source@id" with the id shortened for people.
 func (r Revision) String() string {
-	id := r.ID
-	if len(id) > 12 {
-		id = id[:12]
+	algorithm, id, isDigest := strings.Cut(r.ID, ":")
+	if !isDigest {
+		algorithm, id = "", r.ID
+	} else {
+		algorithm += ":"
 	}
-	return r.Source + "@" + id
+	return r.Source + "@" + algorithm + id[:min(len(id), 12)]
 }
 
 // Snapshot is the content of one revision.

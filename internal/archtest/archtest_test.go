@@ -24,6 +24,7 @@ var allowed = map[string]string{
 
 	"sources":             "internal/fault",
 	"sources/git":         "sources internal/fault",
+	"sources/oci":         "sources verify/strictjson internal/durable internal/fault",
 	"sources/sourcestest": "sources",
 
 	"verify":            "internal/fault",
