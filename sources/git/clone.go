@@ -3,6 +3,7 @@ package git
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"path/filepath"
 
 	gogit "github.com/go-git/go-git/v5"
@@ -43,6 +44,47 @@ func (c *Clone) Commit(ctx context.Context, id string) ([]byte, error) { return 
 // [Source.ChangedPaths] does.
 func (c *Clone) ChangedPaths(ctx context.Context, parent, child string) ([]string, error) {
 	return c.src.ChangedPaths(ctx, parent, child)
+}
+
+// File returns the content of a regular file of a commit, as [Source.File] does.
+func (c *Clone) File(ctx context.Context, id, name string) ([]byte, error) {
+	return c.src.File(ctx, id, name)
+}
+
+// Notes returns what the clone's own notes under a ref say about a commit.
+func (c *Clone) Notes(ctx context.Context, ref, id string) ([][]byte, error) {
+	r, err := c.repo.Reference(plumbing.ReferenceName(ref), true)
+	if errors.Is(err, plumbing.ErrReferenceNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, c.src.fail(ctx, "Notes", err)
+	}
+	blob, err := c.src.mirror.note(r.Hash(), id)
+	if err != nil || blob.IsZero() {
+		return nil, c.src.fail(ctx, "Notes", err)
+	}
+	b, err := c.src.mirror.object(plumbing.BlobObject, blob, maxNotes)
+	if err != nil {
+		return nil, c.src.fail(ctx, "Notes", err)
+	}
+	return [][]byte{b}, nil
+}
+
+// Tag returns the newest of the clone's tags for a commit, as [Source.Tag] does.
+func (c *Clone) Tag(ctx context.Context, pattern, id string) (name, object string, raw []byte, err error) {
+	h, err := parseID(id)
+	if err != nil {
+		return "", "", nil, c.src.fail(ctx, "Tag", err)
+	}
+	tags, err := c.src.mirror.refs(tagPrefix)
+	if err == nil {
+		name, object, raw, err = c.src.mirror.newestTag(tags, pattern, h)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", "", nil, err
+	}
+	return name, object, raw, c.src.fail(ctx, "Tag", err)
 }
 
 // Close closes the clone's files.

@@ -50,7 +50,9 @@ func (s *Source) fail(ctx context.Context, op string, err error) error {
 	case errors.Is(err, transport.ErrRepositoryNotFound):
 		return transient("check the source's url, and that the credentials may read it", "repository not found")
 	case errors.Is(err, transport.ErrEmptyRemoteRepository), errors.Is(err, errNoBranch):
-		return transient("push the branch, or correct the source's branch", "branch %s does not exist", s.branch)
+		return transient("push the branch, or correct the source's branch", "branch %s does not exist", s.refs.branch)
+	case errors.Is(err, errNoTag):
+		return transient("push a tag with a semantic version, or correct the source's pattern", "no tag like %s with a semantic version exists", s.refs.tags)
 	case errors.Is(err, plumbing.ErrObjectNotFound):
 		return transient("fetch the source again", "the mirror lacks an object: %w", err)
 	}

@@ -1,5 +1,5 @@
-// Package git owns the [sources.Source] that follows one branch of one Git
-// repository, over HTTP(S), SSH or from a path, and the bare mirror that lets
+// Package git owns the [sources.Source] that follows one branch, or the newest
+// version tag, of one Git repository, over HTTP(S), SSH or from a path, and the bare mirror that lets
 // Holdfast restart, and repair drift, while Git is down.
 //
 // It guarantees that every object it hands out hashes to the id it was asked
@@ -33,8 +33,10 @@ type Config struct {
 	// URL is https://…, http://… (loopback, or with InsecureHTTP), ssh://user@host/…,
 	// git@host:path, an absolute path or file:///…. It carries no password.
 	URL          string
-	Branch       string // the branch to follow, without refs/heads/
-	Dir          string // where the bare mirror is kept between runs
+	Branch       string   // the branch to follow, without refs/heads/; or:
+	Tag          string   // pattern of tags, as of path.Match; the newest semantic version is followed
+	Notes        []string // refs of notes that are brought along: "refs/notes/…"
+	Dir          string   // where the bare mirror is kept between runs
 	Auth         Auth
 	Limits       Limits
 	InsecureHTTP bool // permit http:// to a host that is not loopback
@@ -84,10 +86,10 @@ func (l Limits) withDefaults() Limits {
 // snapshot, but not without bound.
 func (l Limits) transfer() int64 { return 4 * l.Bytes }
 
-// Source follows one branch. It is safe for concurrent use.
+// Source follows one branch, or the newest tag. It is safe for concurrent use.
 type Source struct {
 	name   string
-	branch string
+	refs   followed
 	limits Limits
 	mirror *mirror
 	remote remote
@@ -96,10 +98,10 @@ type Source struct {
 
 // remote is the other side: a server, or a repository at a path.
 type remote interface {
-	// tip returns the id of the branch's newest commit.
-	tip(ctx context.Context) (plumbing.Hash, error)
-	// fetch brings the branch's newest commit and all it reaches into m.
-	fetch(ctx context.Context, m *mirror) (plumbing.Hash, error)
+	// tips says where the refs that are followed point.
+	tips(ctx context.Context) (tips, error)
+	// fetch brings the tips and all they reach into m.
+	fetch(ctx context.Context, m *mirror) (tips, error)
 	// close closes what is kept open between calls.
 	close()
 }
@@ -117,8 +119,8 @@ func New(c Config) (*Source, error) {
 	if c.Name == "" {
 		return nil, fault.New(fault.Invalid, op, "give the source a name", "a git source has no name")
 	}
-	if !branchName.MatchString(c.Branch) || plumbing.NewBranchReferenceName(c.Branch).Validate() != nil {
-		return nil, invalid("name the branch to deploy from, for example main", "branch %q is not a branch name", c.Branch)
+	if err := c.checkRefs(); err != nil {
+		return nil, invalid("name the branch to deploy from, for example main, or a pattern of tags, for example v*", "%w", err)
 	}
 	if c.Dir == "" || !filepath.IsAbs(c.Dir) {
 		return nil, invalid("give the mirror an absolute folder", "mirror folder %q is not an absolute path", c.Dir)
@@ -138,7 +140,7 @@ func New(c Config) (*Source, error) {
 	}
 	return &Source{
 		name:   c.Name,
-		branch: c.Branch,
+		refs:   c.followed(),
 		limits: limits,
 		mirror: newMirror(c.Dir, limits),
 		remote: r,
@@ -146,16 +148,38 @@ func New(c Config) (*Source, error) {
 	}, nil
 }
 
-// Head returns the commit that the branch names on the remote now. Any failure
-// to ask is fault.Transient.
+func (c Config) followed() followed {
+	return followed{branch: c.Branch, tags: c.Tag, notes: c.Notes}
+}
+
+func (c Config) checkRefs() error {
+	for _, n := range c.Notes {
+		if err := checkNotesRef(n); err != nil {
+			return err
+		}
+	}
+	if c.Tag != "" {
+		if c.Branch != "" {
+			return errors.New("there is both a branch and a pattern of tags")
+		}
+		return checkTagPattern(c.Tag)
+	}
+	if !branchName.MatchString(c.Branch) || plumbing.NewBranchReferenceName(c.Branch).Validate() != nil {
+		return fmt.Errorf("branch %q is not a branch name", c.Branch)
+	}
+	return nil
+}
+
+// Head returns the commit that the branch names on the remote now, or that the
+// newest tag leads to. Any failure to ask is fault.Transient.
 func (s *Source) Head(ctx context.Context) (sources.Revision, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.limits.Timeout)
 	defer cancel()
-	id, err := s.remote.tip(ctx)
+	t, err := s.remote.tips(ctx)
 	if err != nil {
 		return sources.Revision{}, s.fail(ctx, "Head", err)
 	}
-	return sources.Revision{Source: s.name, ID: id.String()}, nil
+	return sources.Revision{Source: s.name, ID: t.commit.String()}, nil
 }
 
 // Fetch brings the branch, with its whole history, into the mirror and returns
@@ -174,7 +198,7 @@ func (s *Source) Fetch(ctx context.Context, r sources.Revision) (*sources.Snapsh
 	snap, err := s.snapshot(r, id)
 	if errors.Is(err, plumbing.ErrObjectNotFound) {
 		return nil, fault.New(fault.Transient, "sources/git.Fetch", "look at the branch's newest commit again",
-			"%s: branch %s does not have commit %s", s.name, s.branch, r.ID)
+			"%s: %s does not have commit %s", s.name, s.refs, r.ID)
 	}
 	return snap, s.fail(ctx, "Fetch", err)
 }
@@ -268,23 +292,37 @@ func (s *Source) transfer(ctx context.Context, want plumbing.Hash) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ref := branchPrefix + s.branch
-	// Only a ref says that an object came with all it reaches: a crash in the
-	// middle of a transfer leaves objects, but no ref.
-	if known, err := s.mirror.ref(ref); err != nil || known == want {
+	known, err := s.known(want)
+	if err != nil || known && len(s.refs.notes) == 0 {
 		return err
 	}
-	if kept, err := s.mirror.ref(keepPrefix + want.String()); err != nil || kept == want {
-		return err
+	// Of a commit that is known the notes may have changed.
+	t, err := s.remote.fetch(ctx, s.mirror)
+	if err == nil {
+		err = s.mirror.keep(ctx, s.refs, t)
 	}
-	tip, err := s.remote.fetch(ctx, s.mirror)
-	if err != nil {
-		return err
+	if known && err != nil && ctx.Err() == nil && isUnreachable(err) {
+		return nil // what came with it is judged
 	}
-	if err := s.mirror.connected(ctx, tip); err != nil {
-		return err
+	return err
+}
+
+// known reports whether a commit is in the mirror with all it reaches. Only a ref
+// says so: a crash in the middle of a transfer leaves objects, but no ref.
+func (s *Source) known(id plumbing.Hash) (bool, error) {
+	for _, ref := range []string{s.refs.head(), keepPrefix + id.String()} {
+		if kept, err := s.mirror.ref(ref); err != nil || kept == id {
+			return err == nil, err
+		}
 	}
-	return s.mirror.setRef(ref, tip)
+	return false, nil
+}
+
+// isUnreachable reports whether a failure is one of the way to the other side,
+// and not of what it holds.
+func isUnreachable(err error) bool {
+	var classified *fault.Error
+	return !errors.As(err, &classified)
 }
 
 // snapshot reads the commit and the shape of its tree, and no blob.

@@ -256,20 +256,27 @@ func dropEmptyRefs(dir string) error {
 // tips returns the commits that our refs name: the ones that are complete.
 func (m *mirror) tips() ([]plumbing.Hash, error) {
 	var ids []plumbing.Hash
-	err := m.with(func(st *filesystem.Storage) error {
+	err := m.each(func(r *plumbing.Reference) {
+		n := r.Name().String()
+		if strings.HasPrefix(n, branchPrefix) || strings.HasPrefix(n, keepPrefix) || strings.HasPrefix(n, keptNote) || n == keptHead {
+			ids = append(ids, r.Hash())
+		}
+	})
+	return ids, err
+}
+
+// each calls f for each ref of the mirror.
+func (m *mirror) each(f func(*plumbing.Reference)) error {
+	return m.with(func(st *filesystem.Storage) error {
 		refs, err := st.IterReferences()
 		if err != nil {
 			return err
 		}
 		return refs.ForEach(func(r *plumbing.Reference) error {
-			n := r.Name().String()
-			if strings.HasPrefix(n, branchPrefix) || strings.HasPrefix(n, keepPrefix) {
-				ids = append(ids, r.Hash())
-			}
+			f(r)
 			return nil
 		})
 	})
-	return ids, err
 }
 
 // haves returns commits to offer to a server: our tips, and their ancestors so
@@ -476,7 +483,7 @@ func unpack(st *filesystem.Storage, pack io.Reader) error {
 	if _, err := p.Parse(); err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
-	for _, t := range []plumbing.ObjectType{plumbing.BlobObject, plumbing.TreeObject, plumbing.CommitObject} {
+	for _, t := range []plumbing.ObjectType{plumbing.BlobObject, plumbing.TreeObject, plumbing.CommitObject, plumbing.TagObject} {
 		it, err := mem.IterEncodedObjects(t)
 		if err != nil {
 			return err

@@ -16,38 +16,83 @@ import (
 // configuration has a say.
 type pathRemote struct {
 	path   string
-	ref    plumbing.ReferenceName
+	refs   followed
 	limits Limits
 }
 
-func (r *pathRemote) open() (*gogit.Repository, plumbing.Hash, error) {
+func (r *pathRemote) open() (*gogit.Repository, tips, error) {
 	repo, err := gogit.PlainOpenWithOptions(r.path, &gogit.PlainOpenOptions{EnableDotGitCommonDir: true})
 	if err != nil {
-		return nil, plumbing.ZeroHash, fmt.Errorf("%s: %w", r.path, err)
+		return nil, tips{}, fmt.Errorf("%s: %w", r.path, err)
 	}
-	ref, err := repo.Reference(r.ref, true)
-	if errors.Is(err, plumbing.ErrReferenceNotFound) {
-		err = errNoBranch
-	}
+	refs, err := resolved(repo)
 	if err != nil {
-		return nil, plumbing.ZeroHash, err
+		return nil, tips{}, err
 	}
-	return repo, ref.Hash(), nil
+	t, err := r.refs.pick(refs, func(ref string) (plumbing.Hash, error) { return peel(repo.Storer, refs[ref]) })
+	return repo, t, err
 }
 
-func (r *pathRemote) tip(context.Context) (plumbing.Hash, error) {
-	_, id, err := r.open()
-	return id, err
+// resolved returns the refs of a repository, symbolic ones by what they lead to.
+func resolved(repo *gogit.Repository) (map[string]plumbing.Hash, error) {
+	all, err := repo.References()
+	if err != nil {
+		return nil, err
+	}
+	refs := map[string]plumbing.Hash{}
+	return refs, all.ForEach(func(r *plumbing.Reference) error {
+		if r.Type() == plumbing.SymbolicReference {
+			end, err := repo.Reference(r.Name(), true)
+			if err != nil {
+				return nil //nolint:nilerr // it leads nowhere
+			}
+			r = plumbing.NewHashReference(r.Name(), end.Hash())
+		}
+		refs[r.Name().String()] = r.Hash()
+		return nil
+	})
 }
 
-func (r *pathRemote) fetch(ctx context.Context, m *mirror) (plumbing.Hash, error) {
-	repo, id, err := r.open()
-	if err != nil {
-		return plumbing.ZeroHash, err
+// peel returns what a tag names.
+func peel(st storer.EncodedObjectStorer, id plumbing.Hash) (plumbing.Hash, error) {
+	raw, err := readObject(st, plumbing.TagObject, id, maxTag)
+	if errors.Is(err, plumbing.ErrObjectNotFound) { // no tag object: it is lightweight
+		return id, nil
 	}
-	return id, m.with(func(st *filesystem.Storage) error {
+	if err != nil {
+		return id, err
+	}
+	return parseTagged(raw)
+}
+
+func (r *pathRemote) tips(context.Context) (tips, error) {
+	_, t, err := r.open()
+	return t, err
+}
+
+func (r *pathRemote) fetch(ctx context.Context, m *mirror) (tips, error) {
+	repo, t, err := r.open()
+	if err != nil {
+		return tips{}, err
+	}
+	return t, m.with(func(st *filesystem.Storage) error {
 		c := copier{ctx: ctx, from: repo.Storer, to: st, left: r.limits.transfer(), most: r.limits.Bytes}
-		return c.commits(id)
+		if err := c.commits(t.commit); err != nil {
+			return err
+		}
+		for _, id := range t.notes {
+			if err := c.commits(id); err != nil {
+				return err
+			}
+		}
+		if t.object == t.commit {
+			return nil
+		}
+		raw, err := c.get(plumbing.TagObject, t.object, maxTag)
+		if err != nil {
+			return err
+		}
+		return c.put(plumbing.TagObject, raw)
 	})
 }
 

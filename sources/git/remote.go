@@ -36,19 +36,19 @@ func newRemote(c Config, ep endpoint, l Limits) (remote, error) {
 	case a.Password != nil && a.Token != nil:
 		return nil, errors.New("auth has both a password and a token")
 	}
-	ref := plumbing.NewBranchReferenceName(c.Branch).String()
+	refs := c.followed()
 	switch ep.scheme {
 	case "file":
-		return &pathRemote{path: ep.path, ref: plumbing.ReferenceName(ref), limits: l}, nil
+		return &pathRemote{path: ep.path, refs: refs, limits: l}, nil
 	case "ssh":
 		connect, err := sshConnector(ep, a, l)
-		return &server{ref: ref, connect: connect}, err
+		return &server{refs: refs, connect: connect}, err
 	}
 	if ep.scheme == "http" && !ep.loopback() && !c.InsecureHTTP {
 		return nil, errors.New("plain http would show credentials and content to the network")
 	}
 	connect, idle, err := httpConnector(ep, a, l)
-	return &server{ref: ref, connect: connect, idle: idle}, err
+	return &server{refs: refs, connect: connect, idle: idle}, err
 }
 
 // session is one conversation with git-upload-pack.
@@ -60,7 +60,7 @@ type session interface {
 
 // server is a remote that speaks Git's pack protocol.
 type server struct {
-	ref     string
+	refs    followed
 	connect func(ctx context.Context) (session, error)
 	idle    func() // closes connections that are kept for the next session; may be nil
 }
@@ -71,66 +71,67 @@ func (r *server) close() {
 	}
 }
 
-func (r *server) tip(ctx context.Context) (plumbing.Hash, error) {
+func (r *server) tips(ctx context.Context) (tips, error) {
 	s, err := r.connect(ctx)
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return tips{}, err
 	}
 	defer s.Close() //nolint:errcheck // nothing was written
-	id, _, err := r.advertised(ctx, s)
-	return id, err
+	t, _, err := r.advertised(ctx, s)
+	return t, err
 }
 
-func (r *server) advertised(ctx context.Context, s session) (plumbing.Hash, *packp.AdvRefs, error) {
+func (r *server) advertised(ctx context.Context, s session) (tips, *packp.AdvRefs, error) {
 	ar, err := s.AdvertisedReferencesContext(ctx)
 	if err != nil {
-		return plumbing.ZeroHash, nil, err
+		return tips{}, nil, err
 	}
 	for _, f := range ar.Capabilities.Get("object-format") {
 		if f != "sha1" {
-			return plumbing.ZeroHash, nil, invalid("use a repository with SHA-1 object ids", "object format %q is not supported", clip(f))
+			return tips{}, nil, invalid("use a repository with SHA-1 object ids", "object format %q is not supported", clip(f))
 		}
 	}
-	id, ok := ar.References[r.ref]
-	if !ok || id.IsZero() {
-		return plumbing.ZeroHash, nil, errNoBranch
-	}
-	return id, ar, nil
+	t, err := r.refs.pick(ar.References, func(ref string) (plumbing.Hash, error) {
+		if id, annotated := ar.Peeled[ref]; annotated {
+			return id, nil
+		}
+		return ar.References[ref], nil
+	})
+	return t, ar, err
 }
 
-func (r *server) fetch(ctx context.Context, m *mirror) (plumbing.Hash, error) {
+func (r *server) fetch(ctx context.Context, m *mirror) (tips, error) {
 	s, err := r.connect(ctx)
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return tips{}, err
 	}
 	defer s.Close() //nolint:errcheck // the pack is checked on its own
-	id, ar, err := r.advertised(ctx, s)
+	t, ar, err := r.advertised(ctx, s)
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return tips{}, err
 	}
 	haves, err := m.haves()
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return tips{}, err
 	}
-	for _, h := range haves {
-		if h == id { // nothing to bring, and the protocol has no way to ask for nothing
-			return id, nil
-		}
+	wants, err := m.lacks(t, haves)
+	if err != nil || len(wants) == 0 { // the protocol has no way to ask for nothing
+		return t, err
 	}
 	req := packp.NewUploadPackRequestFromCapabilities(ar.Capabilities)
 	if ar.Capabilities.Supports(capability.NoProgress) {
 		if err := req.Capabilities.Set(capability.NoProgress); err != nil {
-			return plumbing.ZeroHash, err
+			return tips{}, err
 		}
 	}
-	req.Wants = []plumbing.Hash{id}
+	req.Wants = wants
 	req.Haves = haves
 	resp, err := s.UploadPack(ctx, req)
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return tips{}, err
 	}
 	defer resp.Close() //nolint:errcheck // read only
-	return id, m.ingest(ctx, demultiplexed(req.Capabilities, resp))
+	return t, m.ingest(ctx, demultiplexed(req.Capabilities, resp))
 }
 
 // demultiplexed takes the pack out of the sideband it may be in.
