@@ -81,6 +81,14 @@ type Decision struct {
 	Policies digest.Digest `json:"policies"` // digest of every policy and data file
 	Rules    int           `json:"rules"`    // rules that were evaluated; zero is a denial
 	Results  []Result      `json:"results,omitempty"`
+	// RestsOn is what a revocation would make the policies void by, beside their
+	// digest: the bundles that they came in, and whoever signed those.
+	RestsOn []verify.Anchor `json:"restsOn,omitempty"`
+}
+
+// Rests returns everything that a revocation would make the decision void by.
+func (d Decision) Rests() []verify.Anchor {
+	return verify.Anchors(d.RestsOn, []verify.Anchor{{Kind: verify.AnchorPolicy, Value: d.Policies.String()}})
 }
 
 // Allowed reports whether at least one rule was evaluated and none refuses.
