@@ -217,7 +217,7 @@ func (r *Reconciler) decide(ctx context.Context, repo string, b basis, stage pol
 	if err != nil {
 		return nil, fault.Wrap(fault.Denied, "policy.Evaluate", "look at the policy: it could not be evaluated", err)
 	}
-	if err := r.Revocations.Check(verify.Anchor{Kind: verify.AnchorPolicy, Value: d.Policies.String()}); err != nil {
+	if err := r.Revocations.Check(d.Rests()...); err != nil {
 		return &d, err
 	}
 	if d.Allowed() {
@@ -303,7 +303,7 @@ func (p *Proposal) rests() []verify.Anchor {
 	}
 	for _, d := range []*policy.Decision{p.Rendered, p.Planned} {
 		if d != nil {
-			add([]verify.Anchor{{Kind: verify.AnchorPolicy, Value: d.Policies.String()}})
+			add(d.Rests())
 		}
 	}
 	return slices.SortedFunc(maps.Keys(seen), func(a, b verify.Anchor) int { return strings.Compare(a.String(), b.String()) })
@@ -455,4 +455,18 @@ func bodies(docs map[string]any) map[string][]byte {
 		out[role] = b
 	}
 	return out
+}
+
+// warn tells of what passes although a check failed: a rule that warns, an
+// exception that somebody signed.
+func (r *Reconciler) warn(ctx context.Context, b basis, report verify.Report) {
+	for _, e := range report.Evidence {
+		for _, c := range e.Checks {
+			if c.OK || c.Waived == "" || e.Quiet {
+				continue
+			}
+			r.Log.WarnContext(ctx, "evidence is missing or wrong, and waived", slog.String("stack", b.Name), slog.String("environment", b.Environment),
+				slog.String("artifact", e.Subject.Pinned()), slog.String("check", c.Name), slog.String("waived", c.Waived), slog.String("asked", c.Asked))
+		}
+	}
 }

@@ -123,7 +123,7 @@ func (r *Reconciler) poll(ctx context.Context, repo *repository) time.Duration {
 		r.tell(Event{Type: EventSource, Key: "source/" + repo.Name, Repository: repo.Name, Revision: repo.head, Kind: k, Message: message, Hint: fault.HintOf(err)})
 	}
 	r.metrics.sourceErrors.WithLabelValues(repo.Name, fault.KindOf(err).String()).Inc()
-	if repo.refusal != nil { // asking is cheap, and a fix should not wait
+	if repo.refusal != nil || fault.KindOf(err) == fault.Waiting { // asking is cheap, and a fix or an approval should not wait
 		return interval
 	}
 	repo.attempts++

@@ -84,6 +84,13 @@ func (r *Reconciler) prepareRollback(ctx context.Context, o Order) (func() error
 	if err := repo.Follows(ctx, o.To, o.From); err != nil {
 		return nil, fault.New(fault.KindOf(err), op, "name a commit of the branch that comes before the newest one", "commit %s is not one that the history of %s went through: %w", o.To, short(o.From), err)
 	}
+	// What is not kept any more may still be had from the source.
+	rev := sources.Revision{Source: repo.Name, ID: o.To}
+	if _, err := repo.Source.Local(ctx, rev); err != nil {
+		if _, err := repo.Source.Fetch(ctx, rev); err != nil {
+			return nil, err
+		}
+	}
 	back, err := r.declared(ctx, repo, o.Stack, s.Dir, o.To, seen)
 	if err != nil {
 		return nil, err
@@ -138,7 +145,9 @@ func folderID(b basis) string {
 	return b.snap.Tree.String()
 }
 
-func short(id string) string { return id[:min(len(id), 12)] }
+func short(id string) string {
+	return strings.TrimPrefix(sources.Revision{ID: id}.String(), "@")
+}
 
 // inputsOf returns what the rendering of b reads: a commit that changes none of
 // it is no answer to a rollback. If it does not render, it is all that is in its

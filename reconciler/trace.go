@@ -225,6 +225,7 @@ func (r *Reconciler) render(ctx context.Context, b basis, snap *sources.Snapshot
 func (r *Reconciler) verifyArtifacts(ctx context.Context, b basis, named []verify.Subject) (verify.Report, map[string]verify.Subject, error) {
 	ctx, step := r.stage(ctx, stageVerifyArtifacts, b.TargetName)
 	report, pins, err := r.Artifacts.Verify(ctx, b.Environment, named)
+	r.warn(ctx, b, report)
 	step.end(err)
 	return report, pins, err
 }

@@ -58,23 +58,10 @@ func (s *sights) forget(key cacheKey) {
 	delete(s.first, key)
 }
 
-// waiting makes missing evidence an error of kind Waiting, so that it ranks
-// below what is wrong. For how long it stays that is decided in [Set.late].
-func waiting(err error) error {
-	if !errors.Is(err, ErrMissing) {
-		return err
-	}
-	return &fault.Error{Op: op, Kind: fault.Waiting, Hint: fault.HintOf(err), Err: err}
-}
-
 // late decides what err, the outcome of a verification that began at seen,
 // means in env. Missing evidence is waited for until the grace has passed since
 // the first sight of the artifact.
 func (s *Set) late(env string, key cacheKey, seen time.Time, err error) error {
-	if err == nil {
-		s.sights.forget(key)
-		return nil
-	}
 	first := s.sights.see(key, seen)
 	if fault.KindOf(err) != fault.Waiting || !errors.Is(err, ErrMissing) {
 		return err

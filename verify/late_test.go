@@ -27,7 +27,7 @@ func newSet(t *testing.T, c verify.Config, fs ...verify.Factory) *verify.Set {
 
 // missing is the error of a verifier that found nothing.
 func missing(s verify.Subject) error {
-	return fault.New(fault.Denied, "test", "sign it", "%s: no signature: %w", s.Reference, verify.ErrMissing)
+	return fault.New(fault.Waiting, "test", "sign it", "%s: no signature: %w", s.Reference, verify.ErrMissing)
 }
 
 // try verifies one image and requires an error of kind want whose text has all

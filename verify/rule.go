@@ -3,7 +3,9 @@ package verify
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -22,71 +24,27 @@ type Rule struct {
 	// wildcards inside a segment. "docker.io" means "index.docker.io".
 	Repositories []string
 	Environments []string // empty: all
-	// Keys and Keyless are alternatives: a signature by any one of them counts.
-	Keys    []Key
-	Keyless []Identity
-	// TrustedRoot is a Sigstore trusted_root.json. It is required with Keyless,
-	// and with Keys unless InsecureIgnoreTlog is set.
-	TrustedRoot []byte
-	// InsecureIgnoreTlog accepts signatures by Keys without a transparency log
-	// entry: a stolen key then leaves no public trace. It never applies to Keyless.
-	InsecureIgnoreTlog bool
-	SBOM               SBOMRequirement
+	// Mode is how a refusal under this rule is taken; empty is Enforce. Observe and
+	// Warn end at Until, which they need: then the rule is enforced.
+	Mode  Mode      `json:",omitempty"`
+	Until time.Time `json:",omitzero"`
+	// Signers are those that Require names.
+	Signers []Signer
+	// Require is all that is asked of an artifact; at least one thing.
+	Require []Requirement
+	// Source says where the rule is, for people: "holdfast.yaml:12".
+	Source string `json:"-"`
 }
 
-// Key is a public key that is trusted.
-type Key struct {
-	Name string // for people
-	PEM  []byte // PKIX, ECDSA, RSA or Ed25519
-}
+// Mode is how a refusal is taken.
+type Mode string
 
-// Identity is a keyless signer: who a trusted certificate authority says it is.
-// Exactly one of Subject and SubjectPrefix is set.
-type Identity struct {
-	Issuer  string // OIDC issuer, compared exactly
-	Subject string // subject alternative name, compared exactly
-	// SubjectPrefix is compared by whole path segments:
-	// "https://github.com/acme/shop" does not match ".../acme/shop-evil/…".
-	SubjectPrefix string
-}
-
-// String returns "subject (issuer)" for people.
-func (i Identity) String() string {
-	s := i.Subject
-	if i.SubjectPrefix != "" {
-		s = strings.TrimSuffix(i.SubjectPrefix, "/") + "/…"
-	}
-	return s + " (" + i.Issuer + ")"
-}
-
-// The SBOM formats that a rule may ask for.
+// The modes.
 const (
-	FormatSPDX      = "spdx"
-	FormatCycloneDX = "cyclonedx"
+	Enforce Mode = "enforce" // it is a denial
+	Warn    Mode = "warn"    // it passes, and people are told
+	Observe Mode = "observe" // it passes, and is on record
 )
-
-// SBOMRequirement asks for a signed software bill of materials.
-type SBOMRequirement struct {
-	Required bool
-	Formats  []string // FormatSPDX, FormatCycloneDX; empty: either
-	// Keys and Keyless may name other signers than the rule's; both empty: the rule's.
-	Keys    []Key
-	Keyless []Identity
-}
-
-// sbomSigners returns who may sign the SBOM under rule r.
-func (r Rule) sbomSigners() ([]Key, []Identity) {
-	if len(r.SBOM.Keys) == 0 && len(r.SBOM.Keyless) == 0 {
-		return r.Keys, r.Keyless
-	}
-	return r.SBOM.Keys, r.SBOM.Keyless
-}
-
-// ForSBOM returns the rule with the signers of its SBOM in the place of its own.
-func (r Rule) ForSBOM() Rule {
-	r.Keys, r.Keyless = r.sbomSigners()
-	return r
-}
 
 // Digest binds everything the rule says, trusted root included.
 func (r Rule) Digest() digest.Digest {
@@ -97,14 +55,13 @@ func (r Rule) Digest() digest.Digest {
 	return digest.FromBytes(b)
 }
 
-// Signers names everyone the rule trusts, for people.
-func (r Rule) Signers() string {
+// Names lists the signers of a requirement, for people.
+func (r Rule) Names(q Requirement) string {
 	var all []string
-	for _, k := range r.Keys {
-		all = append(all, "key "+k.Name)
-	}
-	for _, i := range r.Keyless {
-		all = append(all, i.String())
+	for _, s := range r.Signers {
+		if slices.Contains(q.Signers, s.Name) {
+			all = append(all, s.String())
+		}
 	}
 	return strings.Join(all, " or ")
 }
@@ -121,33 +78,39 @@ func (r Rule) validate() error {
 	switch {
 	case r.Name == "":
 		return ruleError(r, "name each rule under trust:", "it has no name")
-	case r.Kind != KindImage:
-		return ruleError(r, "set kind: image", "unknown kind %q", r.Kind)
+	case !slices.Contains(Kinds, r.Kind):
+		return ruleError(r, "use one of "+strings.Join(Kinds, ", "), "unknown kind %q", r.Kind)
 	case len(r.Repositories) == 0:
 		return ruleError(r, `list repositories:, for example "ghcr.io/acme/**"`, "it matches no repository")
-	case len(r.Keys) == 0 && len(r.Keyless) == 0:
-		return ruleError(r, "add keys: or keyless:", "it names no trusted identity")
-	case len(r.Keyless) > 0 && len(r.TrustedRoot) == 0:
-		return ruleError(r, "set trustedRoot to the trusted_root.json of your Sigstore", "keyless identities need a trusted root")
-	case len(r.SBOM.Keyless) > 0 && len(r.TrustedRoot) == 0:
-		return ruleError(r, "set trustedRoot to the trusted_root.json of your Sigstore", "the SBOM's keyless identities need a trusted root")
-	case len(r.TrustedRoot) == 0 && !r.InsecureIgnoreTlog:
-		return ruleError(r, "set trustedRoot, or insecureIgnoreTlog: true if your signatures are in no log", "keys without a transparency log must be asked for by name")
+	case len(r.Require) == 0:
+		return ruleError(r, "add require:, for example - signature: {signers: [release]}", "it asks for nothing")
+	case r.Mode != "" && r.Mode != Enforce && r.Mode != Warn && r.Mode != Observe:
+		return ruleError(r, "use enforce, warn or observe", "unknown mode %q", r.Mode)
+	case (r.Mode == Warn || r.Mode == Observe) && r.Until.IsZero():
+		return ruleError(r, "set until: to the day from which it is enforced", "mode %s has no end", r.Mode)
+	case !r.Until.IsZero() && r.Mode != Warn && r.Mode != Observe:
+		return ruleError(r, "leave until: out", "only warn and observe end")
 	}
-	for _, k := range append(append([]Key{}, r.Keys...), r.SBOM.Keys...) {
-		if len(k.PEM) == 0 {
-			return ruleError(r, "give the public key in PEM", "key %q is empty", k.Name)
+	if r.Kind != KindImage && len(r.Environments) > 0 {
+		return ruleError(r, "leave environments: out", "a desired state and a policy bundle belong to no environment: the rule would never apply")
+	}
+	for i, s := range r.Signers {
+		if err := s.validate(); err != nil {
+			return ruleError(r, "look at the signer under trust: in holdfast.yaml", "%v", err)
+		}
+		if slices.ContainsFunc(r.Signers[:i], func(o Signer) bool { return o.Name == s.Name }) {
+			return ruleError(r, "give each signer its own name", "signer %q is there twice", s.Name)
 		}
 	}
-	for _, i := range append(append([]Identity{}, r.Keyless...), r.SBOM.Keyless...) {
-		if err := i.validate(r); err != nil {
-			return err
+	names := map[string]bool{}
+	for _, q := range r.Require {
+		if err := q.validate(r.Signers); err != nil {
+			return ruleError(r, "look at require: of the rule", "%v", err)
 		}
-	}
-	for _, f := range r.SBOM.Formats {
-		if f != FormatSPDX && f != FormatCycloneDX {
-			return ruleError(r, "use spdx or cyclonedx", "unknown SBOM format %q", f)
+		if names[q.Name()] {
+			return ruleError(r, "ask once, with all signers and a threshold", "it asks twice for %s", q.Name())
 		}
+		names[q.Name()] = true
 	}
 	for _, p := range r.Repositories {
 		if _, err := parsePattern(p); err != nil {
@@ -162,24 +125,17 @@ func (r Rule) validate() error {
 	return nil
 }
 
-func (i Identity) validate(r Rule) error {
-	switch {
-	case i.Issuer == "":
-		return ruleError(r, "set issuer, for example https://token.actions.githubusercontent.com", "a keyless identity has no issuer")
-	case (i.Subject == "") == (i.SubjectPrefix == ""):
-		return ruleError(r, "set exactly one of subject and subjectPrefix", "the identity of issuer %s has both or neither", i.Issuer)
-	case i.SubjectPrefix != "" && !prefixNamesAPath(i.SubjectPrefix):
-		return ruleError(r, `name at least a host and one path segment: "https://github.com/acme"`, "subjectPrefix %q would match almost anyone", i.SubjectPrefix)
-	}
-	return nil
-}
-
 // prefixNamesAPath reports whether p is scheme://host/segment…: anything
-// shorter is everyone at a host, or everyone.
+// shorter is everyone at a host, or everyone, and so is a segment that is empty or
+// only looks like one.
 func prefixNamesAPath(p string) bool {
 	_, rest, _ := strings.Cut(p, "://")
 	host, path, _ := strings.Cut(rest, "/")
-	return host != "" && strings.Trim(path, "/") != ""
+	segments := strings.Split(strings.TrimSuffix(path, "/"), "/")
+	odd := func(s string) bool {
+		return s == "" || s == "." || s == ".." || s == "@" || strings.TrimSpace(s) != s
+	}
+	return host != "" && !slices.ContainsFunc(segments, odd)
 }
 
 // pattern is a parsed element of Rule.Repositories.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 )
 
 const (
-	parallel     = 16              // subjects looked at at once in one call
+	parallel     = 64              // subjects looked at at once in one call
 	maxCached    = 8192            // entries; an entry is about 1 KiB
 	verifyBudget = 2 * time.Minute // for one digest, network included
 	op           = "verify.Set"
@@ -40,6 +41,12 @@ type Config struct {
 	// environment, from the first sight of the artifact. Nil, and a duration that
 	// is not positive, mean not at all.
 	Grace func(environment string) time.Duration
+	// Platforms are those of an index that are to run in an environment. Nil, and
+	// an empty list, mean all.
+	Platforms func(environment string) []string
+	// Exceptions returns what people except for a while, as of now: whose
+	// signature is revoked excepts nothing any more. Nil is none.
+	Exceptions func() []Exception
 }
 
 // Set decides which rule applies to a subject and runs that rule's verifiers.
@@ -55,7 +62,9 @@ type Set struct {
 	resolver    Resolver
 	revocations *Revocations
 	grace       func(string) time.Duration
-	started     time.Time
+	platforms   func(string) []string
+	exceptions  func() []Exception
+	clock       Clock
 	sights      sights
 
 	flight singleflight.Group
@@ -64,6 +73,9 @@ type Set struct {
 	order  []cacheKey // insertion order, for eviction
 }
 
+// checkVerification is the check of a verifier that failed without saying where.
+const checkVerification = "verification"
+
 type compiled struct {
 	rule      Rule
 	digest    digest.Digest
@@ -71,9 +83,10 @@ type compiled struct {
 	verifiers []Verifier
 }
 
-// cacheKey has no name in it: evidence is about content.
+// cacheKey has a name in it only where one is compared: evidence is about content.
 type cacheKey struct {
-	subject, rule digest.Digest
+	subject, rule   digest.Digest
+	platforms, name string
 }
 
 // NewSet returns a Set over the rules of conf. It refuses to be built without a
@@ -88,7 +101,8 @@ func NewSet(conf Config, factories ...Factory) (*Set, error) {
 	case len(factories) == 0:
 		return nil, errors.New("verify: no verifier configured")
 	}
-	s := &Set{resolver: conf.Resolver, revocations: conf.Revocations, grace: conf.Grace, started: time.Now(), cache: map[cacheKey]Evidence{}}
+	s := &Set{resolver: conf.Resolver, revocations: conf.Revocations, grace: conf.Grace, platforms: conf.Platforms,
+		exceptions: conf.Exceptions, clock: NewClock(), cache: map[cacheKey]Evidence{}}
 	names := map[string]bool{}
 	for _, r := range conf.Rules {
 		if err := r.validate(); err != nil {
@@ -160,7 +174,7 @@ func (s *Set) Verify(ctx context.Context, env string, subjects []Subject) (Repor
 			pins[unique[i].Reference] = evidence[i].Subject
 		}
 	}
-	return Report{Environment: env, Evidence: evidence}, pins, join(errs)
+	return Report{Environment: env, Evidence: evidence}, pins, Join(errs)
 }
 
 // dedupe merges subjects of one kind and reference, so that each is resolved once.
@@ -180,9 +194,10 @@ func dedupe(subjects []Subject) []Subject {
 	return out
 }
 
-// join returns nil if errs has only nil errors. The joined error is classified,
-// because errors.Join alone would hide all kinds but the first.
-func join(errs []error) error {
+// Join returns nil if errs has only nil errors. The joined error is classified,
+// because errors.Join alone would hide all kinds but the first: its kind is that of
+// the most stubborn, Denied and Invalid before Transient before Waiting.
+func Join(errs []error) error {
 	var found []error
 	var worst error
 	for _, err := range errs {
@@ -241,9 +256,19 @@ func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error
 	if resolved.Name != named.Name || resolved.Digest.Validate() != nil {
 		return Evidence{Subject: sub}, fault.New(fault.Internal, op, "", "%s: the resolver returned no digest, or another name", sub.Reference)
 	}
+	if s.platforms != nil {
+		resolved.Platforms = s.platforms(env)
+	}
 	e, err := s.cached(ctx, rule, resolved)
 	e.Subject, e.Rule = resolved, rule.rule.Name
-	return e, at(sub, s.late(env, rule.key(resolved), seen, err))
+	if err == nil {
+		s.sights.forget(rule.key(resolved))
+		return e, nil
+	}
+	if err = s.waive(&rule.rule, env, &e, err); err != nil {
+		err = s.late(env, rule.key(resolved), seen, err)
+	}
+	return e, at(sub, err)
 }
 
 // at puts the reference, and where the repository names it, in front of err.
@@ -300,7 +325,13 @@ func (c *compiled) before(p pattern, d *compiled, q pattern) bool {
 }
 
 // key is where the evidence for sub under c is kept.
-func (c *compiled) key(sub Subject) cacheKey { return cacheKey{subject: sub.Digest, rule: c.digest} }
+func (c *compiled) key(sub Subject) cacheKey {
+	k := cacheKey{subject: sub.Digest, rule: c.digest, platforms: strings.Join(sub.Platforms, ",")}
+	if slices.ContainsFunc(c.rule.Require, Requirement.comparesName) {
+		k.name = sub.Name
+	}
+	return k
+}
 
 // cached returns the evidence for sub under c, at most one verification of a
 // digest and rule running at a time. Only success is kept: evidence that is
@@ -334,7 +365,7 @@ func (s *Set) share(ctx context.Context, c *compiled, sub Subject, epoch int) (E
 	}
 	// The repository is part of the flight's key, not of the cache's: a
 	// failure in one repository says nothing about a copy in another.
-	flight := fmt.Sprintf("%s@%s %s %d", sub.Name, sub.Digest, c.digest, epoch)
+	flight := fmt.Sprintf("%s@%s %s %d %q", sub.Name, sub.Digest, c.digest, epoch, sub.Platforms)
 	ch := s.flight.DoChan(flight, func() (any, error) {
 		// Others may wait for this result, so the first caller's
 		// cancellation does not end it; the budget does.
@@ -381,7 +412,9 @@ func (c *compiled) verify(ctx context.Context, sub Subject) (Evidence, error) {
 		if errs[i] == nil && !e.Verified() {
 			errs[i] = fault.New(fault.Denied, op, "", "%s: a verifier checked nothing or reports a failed check", sub.Pinned())
 		}
-		errs[i] = waiting(errs[i])
+		if errs[i] != nil && !slices.ContainsFunc(e.Checks, func(c Check) bool { return !c.OK }) { // it failed without saying where
+			e.Checks = append(e.Checks, Check{Name: checkVerification, Found: Brief(errs[i].Error()), Next: fault.HintOf(errs[i])})
+		}
 		out.Checks = append(out.Checks, e.Checks...)
 		out.RestsOn = append(out.RestsOn, e.RestsOn...)
 		maps.Copy(out.Facts, e.Facts)
@@ -390,7 +423,7 @@ func (c *compiled) verify(ctx context.Context, sub Subject) (Evidence, error) {
 		}
 	}
 	out.RestsOn = Anchors(out.RestsOn)
-	if err := join(errs); err != nil {
+	if err := Join(errs); err != nil {
 		return out, err
 	}
 	if !out.Verified() {
@@ -414,16 +447,23 @@ func (s *Set) lookup(key cacheKey) (Evidence, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.cache[key]
-	if !ok || (!e.NotAfter.IsZero() && !s.now().Before(e.NotAfter)) || s.revocations.Check(e.RestsOn...) != nil {
+	if !ok || (!e.NotAfter.IsZero() && !s.clock.Now().Before(e.NotAfter)) || s.revocations.Check(e.RestsOn...) != nil {
 		return Evidence{}, false
 	}
 	return e.clone(), true
 }
 
-// now is the time of the wall clock, but never less than what has passed since
-// the start: setting the clock back makes nothing valid again.
-func (s *Set) now() time.Time {
-	passed := s.started.Add(time.Since(s.started)).Round(0)
+// Clock is a wall clock that never runs back while the process lives: setting the
+// machine's back makes nothing valid again (invariant 13).
+type Clock struct{ started time.Time }
+
+// NewClock returns a Clock that goes from now on.
+func NewClock() Clock { return Clock{time.Now()} }
+
+// Now returns the time of the wall clock, but never less than what has passed
+// since the start.
+func (c Clock) Now() time.Time {
+	passed := c.started.Add(time.Since(c.started)).Round(0)
 	if wall := time.Now().Round(0); wall.After(passed) {
 		return wall
 	}

@@ -61,8 +61,9 @@ func config(rules ...verify.Rule) verify.Config {
 
 func rule(name string, patterns ...string) verify.Rule {
 	return verify.Rule{
-		Name: name, Kind: verify.KindImage, Repositories: patterns, InsecureIgnoreTlog: true,
-		Keys: []verify.Key{{Name: "k", PEM: []byte("k")}},
+		Name: name, Kind: verify.KindImage, Repositories: patterns,
+		Signers: []verify.Signer{{Name: "k", Key: &verify.Key{PEM: []byte("k")}, Unlogged: true}},
+		Require: []verify.Requirement{{Signature: &verify.SignatureRequirement{}, Signers: []string{"k"}}},
 	}
 }
 
@@ -75,31 +76,116 @@ func TestNewSetRefuses(t *testing.T) {
 		change(&r)
 		return []verify.Rule{r}
 	}
-	keyless := func(i verify.Identity) []verify.Rule {
-		return with(func(r *verify.Rule) { r.Keyless, r.TrustedRoot = []verify.Identity{i}, []byte("{}") })
+	signer := func(change func(*verify.Signer)) []verify.Rule {
+		return with(func(r *verify.Rule) { change(&r.Signers[0]) })
 	}
+	root := func(change func(*verify.Root)) []verify.Rule {
+		return signer(func(s *verify.Signer) {
+			s.Unlogged, s.Root = false, &verify.Root{Name: "root", TrustedRoot: []byte("{}"), Log: 1}
+			change(s.Root)
+		})
+	}
+	keyless := func(i verify.Identity) []verify.Rule {
+		return signer(func(s *verify.Signer) {
+			*s = verify.Signer{Name: "k", Identity: &i, Root: &verify.Root{Name: "root", TrustedRoot: []byte("{}"), Log: 1}}
+		})
+	}
+	subject := func(m verify.Match) []verify.Rule { return keyless(verify.Identity{Issuer: "i", Subject: m}) }
+	build := func(issuer string, b verify.Build) []verify.Rule {
+		return keyless(verify.Identity{Issuer: issuer, Subject: verify.Match{Exact: "s"}, Build: &b})
+	}
+	require := func(q ...verify.Requirement) []verify.Rule {
+		return with(func(r *verify.Rule) { r.Require = q })
+	}
+	signature := verify.Requirement{Signature: &verify.SignatureRequirement{}, Signers: []string{"k"}}
+	changed := func(change func(*verify.Requirement)) []verify.Rule {
+		q := signature
+		change(&q)
+		return require(q)
+	}
+	const github = "https://token.actions.githubusercontent.com"
 	for name, rules := range map[string][]verify.Rule{
-		"no name":                 with(func(r *verify.Rule) { r.Name = "" }),
-		"no identity":             with(func(r *verify.Rule) { r.Keys = nil }),
-		"an empty key":            with(func(r *verify.Rule) { r.Keys[0].PEM = nil }),
-		"no log, not asked for":   with(func(r *verify.Rule) { r.InsecureIgnoreTlog = false }),
-		"keyless without root":    with(func(r *verify.Rule) { r.Keyless = []verify.Identity{{Issuer: "i", Subject: "s"}} }),
-		"SBOM without root":       with(func(r *verify.Rule) { r.SBOM.Keyless = []verify.Identity{{Issuer: "i", Subject: "s"}} }),
-		"no issuer":               keyless(verify.Identity{Subject: "s"}),
-		"no subject":              keyless(verify.Identity{Issuer: "i"}),
-		"both subjects":           keyless(verify.Identity{Issuer: "i", Subject: "s", SubjectPrefix: "https://h/p"}),
-		"prefix is a host":        keyless(verify.Identity{Issuer: "i", SubjectPrefix: "https://github.com/"}),
-		"prefix is a scheme":      keyless(verify.Identity{Issuer: "i", SubjectPrefix: "https://"}),
-		"prefix has no scheme":    keyless(verify.Identity{Issuer: "i", SubjectPrefix: "github.com/acme"}),
-		"prefix has no host":      keyless(verify.Identity{Issuer: "i", SubjectPrefix: "https:///acme"}),
-		"unknown kind":            with(func(r *verify.Rule) { r.Kind = "chart" }),
+		"no name": with(func(r *verify.Rule) { r.Name = "" }),
+		"a kind without environments": with(func(r *verify.Rule) {
+			r.Kind, r.Environments = verify.KindArtifact, []string{"production"}
+		}),
+		"an empty key":             signer(func(s *verify.Signer) { s.Key = &verify.Key{} }),
+		"a signer without a name":  signer(func(s *verify.Signer) { s.Name = "" }),
+		"neither key nor identity": signer(func(s *verify.Signer) { s.Key = nil }),
+		"key and identity":         signer(func(s *verify.Signer) { s.Identity = &verify.Identity{Issuer: "i", Subject: verify.Match{Exact: "s"}} }),
+		"no log, not asked for":    signer(func(s *verify.Signer) { s.Unlogged = false }),
+		"root and unlogged": signer(func(s *verify.Signer) {
+			s.Root = &verify.Root{Name: "root", TrustedRoot: []byte("{}"), Log: 1}
+		}),
+		"a window that is empty":     signer(func(s *verify.Signer) { s.NotBefore, s.NotAfter = time.Unix(2, 0), time.Unix(2, 0) }),
+		"a window without a time":    signer(func(s *verify.Signer) { s.NotAfter = time.Unix(2, 0) }),
+		"two signers of one name":    with(func(r *verify.Rule) { r.Signers = append(r.Signers, r.Signers[0]) }),
+		"a root of nothing":          root(func(r *verify.Root) { r.TrustedRoot = nil }),
+		"a root of both":             root(func(r *verify.Root) { r.Authorities = []byte("x") }),
+		"a root without any time":    root(func(r *verify.Root) { r.Log = 0 }),
+		"a root with too many logs":  root(func(r *verify.Root) { r.Log = 9 }),
+		"a root with less than none": root(func(r *verify.Root) { r.Timestamps = -1 }),
+		"own authorities with a log": root(func(r *verify.Root) { r.TrustedRoot, r.Authorities = nil, []byte("x") }),
+		"keyless without root": signer(func(s *verify.Signer) {
+			*s = verify.Signer{Name: "k", Identity: &verify.Identity{Issuer: "i", Subject: verify.Match{Exact: "s"}}}
+		}),
+		"keyless and unlogged": signer(func(s *verify.Signer) {
+			*s = verify.Signer{Name: "k", Identity: &verify.Identity{Issuer: "i", Subject: verify.Match{Exact: "s"}}, Unlogged: true}
+		}),
+		"no issuer":                    keyless(verify.Identity{Subject: verify.Match{Exact: "s"}}),
+		"no subject":                   subject(verify.Match{}),
+		"both subjects":                subject(verify.Match{Exact: "s", Prefix: "https://h/p"}),
+		"prefix is a host":             subject(verify.Match{Prefix: "https://github.com/"}),
+		"prefix is a scheme":           subject(verify.Match{Prefix: "https://"}),
+		"prefix has no scheme":         subject(verify.Match{Prefix: "github.com/acme"}),
+		"prefix has no host":           subject(verify.Match{Prefix: "https:///acme"}),
+		"template of anyone":           subject(verify.Match{Template: "https://github.com/{org}"}),
+		"prefix of an empty segment":   subject(verify.Match{Prefix: "https://github.com//x"}),
+		"prefix of a dot":              subject(verify.Match{Prefix: "https://github.com/."}),
+		"prefix with a space":          subject(verify.Match{Prefix: "https://github.com/acme "}),
+		"regex that ends its group":    subject(verify.Match{UnsafeRegex: "a)|(b"}),
+		"regex with a loose great dot": subject(verify.Match{UnsafeRegex: "https://GITHUB.COM/acme/x"}),
+		"template of any owner":        subject(verify.Match{Template: "https://github.com/{org}/shop/release.yml"}),
+		"template within a host":       subject(verify.Match{Template: "https://github{x}/acme/shop"}),
+		"template of a subdomain":      subject(verify.Match{Template: "https://gitlab.{h}/acme/x"}),
+		"template within an owner":     subject(verify.Match{Template: "https://github.com/acme-{x}/shop"}),
+		"template of a strange hole":   subject(verify.Match{Template: "https://github.com/acme/{x:any}"}),
+		"template with a star":         subject(verify.Match{Template: "https://github.com/acme/*"}),
+		"template with a brace":        subject(verify.Match{Template: "https://github.com/acme/{repo"}),
+		"regex of anyone":              subject(verify.Match{UnsafeRegex: ".*"}),
+		"regex with a loose dot":       subject(verify.Match{UnsafeRegex: "https://github.com/acme/.*"}),
+		"regex that does not parse":    subject(verify.Match{UnsafeRegex: "("}),
+		"build of no profile":          build(github, verify.Build{}),
+		"build of another issuer":      build("https://gitlab.example/x", verify.Build{Profile: verify.ProfileGitHub, Repository: "r", OwnerID: "1"}),
+		"build without repository":     build(github, verify.Build{Profile: verify.ProfileGitHub, OwnerID: "1"}),
+		"build without a number":       build(github, verify.Build{Profile: verify.ProfileGitHub, Repository: "r"}),
+		"build of a mixed ref":         build(github, verify.Build{Profile: verify.ProfileGitHub, Repository: "r", OwnerID: "1", Refs: []string{"refs/heads/v*"}}),
+		"build on an open runner":      build("https://oidc.circleci.com/org/00000000-0000-0000-0000-000000000000", verify.Build{Profile: verify.ProfileCircleCI, Repository: "r", Runners: []string{"ssh-rerun"}}),
+		"no requirement":               require(),
+		"an empty requirement":         require(verify.Requirement{Signers: []string{"k"}}),
+		"two things in one":            changed(func(q *verify.Requirement) { q.SBOM = &verify.SBOMRequirement{} }),
+		"the same thing twice":         require(signature, signature),
+		"no signer":                    changed(func(q *verify.Requirement) { q.Signers = nil }),
+		"an unknown signer":            changed(func(q *verify.Requirement) { q.Signers = []string{"mallory"} }),
+		"a signer twice":               changed(func(q *verify.Requirement) { q.Signers, q.Threshold = []string{"k", "k"}, 2 }),
+		"a threshold out of reach":     changed(func(q *verify.Requirement) { q.Threshold = 2 }),
+		"a negative threshold":         changed(func(q *verify.Requirement) { q.Threshold = -1 }),
+		"a negative age":               changed(func(q *verify.Requirement) { q.MaxAge = -1 }),
+		"an age without a time":        changed(func(q *verify.Requirement) { q.MaxAge = time.Hour }),
+		"unknown SBOM format": require(verify.Requirement{
+			SBOM: &verify.SBOMRequirement{Formats: []string{"swid"}}, Signers: []string{"k"},
+		}),
+		"unknown mode":            with(func(r *verify.Rule) { r.Mode = "ignore" }),
+		"a mode without an end":   with(func(r *verify.Rule) { r.Mode = verify.Warn }),
+		"watching without an end": with(func(r *verify.Rule) { r.Mode = verify.Observe }),
+		"an end of nothing":       with(func(r *verify.Rule) { r.Until = time.Unix(1, 0) }),
+		"unknown kind":            with(func(r *verify.Rule) { r.Kind = "toaster" }),
 		"no repositories":         with(func(r *verify.Rule) { r.Repositories = nil }),
 		"a wildcard in a segment": with(func(r *verify.Rule) { r.Repositories = []string{"ghcr.io/acme-*"} }),
 		"no registry host":        with(func(r *verify.Rule) { r.Repositories = []string{"acme/shop"} }),
 		"an empty segment":        with(func(r *verify.Rule) { r.Repositories = []string{"ghcr.io//acme"} }),
 		"environment of no name":  with(func(r *verify.Rule) { r.Environments = []string{""} }),
 		"environment glob":        with(func(r *verify.Rule) { r.Environments = []string{"prod*"} }),
-		"unknown SBOM format":     with(func(r *verify.Rule) { r.SBOM.Formats = []string{"swid"} }),
 		"one name twice":          {rule("r", "a.b/**"), rule("r", "c.d/**")},
 	} {
 		if _, err := verify.NewSet(config(rules...), factory(accepts)); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
@@ -143,19 +229,29 @@ func TestNewSetRefuses(t *testing.T) {
 
 func TestNewSetAccepts(t *testing.T) {
 	t.Parallel()
-	root := []byte("{}")
-	exact := []verify.Identity{{Issuer: "i", Subject: "s"}}
+	root := &verify.Root{Name: "root", TrustedRoot: []byte("{}"), Log: 1}
+	identity := func(m verify.Match) func(*verify.Rule) {
+		return func(r *verify.Rule) {
+			r.Signers[0] = verify.Signer{Name: "k", Identity: &verify.Identity{Issuer: "i", Subject: m}, Root: root}
+		}
+	}
 	for name, change := range map[string]func(*verify.Rule){
-		"a key, in no log":  func(*verify.Rule) {},
-		"a key, in a log":   func(r *verify.Rule) { r.InsecureIgnoreTlog, r.TrustedRoot = false, root },
-		"an identity alone": func(r *verify.Rule) { r.Keys, r.Keyless, r.TrustedRoot = nil, exact, root },
-		"an identity's path": func(r *verify.Rule) {
-			r.Keyless, r.TrustedRoot = []verify.Identity{{Issuer: "i", SubjectPrefix: "https://h/p"}}, root
+		"a key, in no log":   func(*verify.Rule) {},
+		"a key, in a log":    func(r *verify.Rule) { r.Signers[0].Unlogged, r.Signers[0].Root = false, root },
+		"an identity alone":  identity(verify.Match{Exact: "s"}),
+		"an identity's path": identity(verify.Match{Prefix: "https://h/p"}),
+		"a template":         identity(verify.Match{Template: "https://github.com/acme/{repo}/.github/workflows/release.yml@refs/tags/{tag:semver}"}),
+		"a careful regex":    identity(verify.Match{UnsafeRegex: `https://github\.com/acme/[a-z]+`}),
+		"own authorities": func(r *verify.Rule) {
+			identity(verify.Match{Exact: "s"})(r)
+			r.Signers[0].Identity.Issuer, r.Signers[0].Root = "", &verify.Root{Name: "ca", Authorities: []byte("x")}
 		},
-		"an SBOM by identity": func(r *verify.Rule) { r.SBOM.Keyless, r.TrustedRoot = exact, root },
-		"both SBOM formats":   func(r *verify.Rule) { r.SBOM.Formats = []string{verify.FormatSPDX, verify.FormatCycloneDX} },
-		"localhost":           func(r *verify.Rule) { r.Repositories = []string{"localhost/shop"} },
-		"any host":            func(r *verify.Rule) { r.Repositories = []string{"*/acme/shop"} },
+		"both SBOM formats": func(r *verify.Rule) {
+			r.Require = []verify.Requirement{{SBOM: &verify.SBOMRequirement{Formats: []string{verify.FormatSPDX, verify.FormatCycloneDX}}, Signers: []string{"k"}}}
+		},
+		"a mode that ends": func(r *verify.Rule) { r.Mode, r.Until = verify.Warn, time.Unix(1, 0) },
+		"localhost":        func(r *verify.Rule) { r.Repositories = []string{"localhost/shop"} },
+		"any host":         func(r *verify.Rule) { r.Repositories = []string{"*/acme/shop"} },
 	} {
 		r := rule("r", "ghcr.io/**")
 		change(&r)
@@ -202,7 +298,7 @@ func TestMostSpecificRule(t *testing.T) {
 			t.Errorf("%s %s: rule %q, %v; want %q", c.env, c.ref, report.Evidence[0].Rule, err, c.want)
 		}
 	}
-	chart := verify.Subject{Kind: "chart", Reference: "ghcr.io/acme/shop:1", Locations: []string{"apps/web.yaml:12"}}
+	chart := verify.Subject{Kind: "toaster", Reference: "ghcr.io/acme/shop:1", Locations: []string{"apps/web.yaml:12"}}
 	if _, _, err := set.Verify(t.Context(), "staging", []verify.Subject{chart}); fault.KindOf(err) != fault.Denied || !strings.HasPrefix(err.Error(), "apps/web.yaml:12: "+chart.Reference) {
 		t.Errorf("a rule for images was applied to a chart: %v", err)
 	}
@@ -373,24 +469,5 @@ func TestVerifyHonoursTheContext(t *testing.T) {
 	cancel()
 	if _, _, err := set.Verify(ctx, "e", []verify.Subject{image("ghcr.io/a:1")}); !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Transient {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestSignersOfTheSBOM(t *testing.T) {
-	t.Parallel()
-	prefix := verify.Identity{Issuer: "i", SubjectPrefix: "https://github.com/acme/"}
-	r := rule("r", "ghcr.io/**")
-	for name, c := range map[string]struct {
-		sbom verify.SBOMRequirement
-		want string
-	}{
-		"the rule's":     {verify.SBOMRequirement{}, "key k"},
-		"another key":    {verify.SBOMRequirement{Keys: []verify.Key{{Name: "other"}}}, "key other"},
-		"other identity": {verify.SBOMRequirement{Keyless: []verify.Identity{prefix}}, "https://github.com/acme/… (i)"},
-	} {
-		r.SBOM = c.sbom
-		if got := r.ForSBOM().Signers(); got != c.want {
-			t.Errorf("%s: %s, want %s", name, got, c.want)
-		}
 	}
 }

@@ -21,8 +21,15 @@ import (
 // ErrNotApplicable is wrapped by a [Verifier] that does not handle a subject's kind.
 var ErrNotApplicable = errors.New("verifier does not apply to this kind of subject")
 
-// KindImage is the kind of a container image that a Kubernetes object names.
-const KindImage = "image"
+// The kinds of artifact.
+const (
+	KindImage    = "image"    // a container image that a Kubernetes object names
+	KindArtifact = "artifact" // an OCI artifact with a desired state
+	KindPolicy   = "policy"   // a policy bundle
+)
+
+// Kinds lists every kind that a rule may be about.
+var Kinds = []string{KindImage, KindArtifact, KindPolicy}
 
 // Subject is one artifact that the desired state names.
 type Subject struct {
@@ -35,6 +42,8 @@ type Subject struct {
 	// Locations say where the desired state names it, for people:
 	// "apps/web/deployment.yaml:12 Deployment/web spec.template.spec.containers[0].image".
 	Locations []string `json:"locations,omitempty"`
+	// Platforms are those of an index that are to run: "linux/arm64". Empty: all.
+	Platforms []string `json:"platforms,omitempty"`
 }
 
 // Pinned returns "name@digest", or the reference while it is unresolved.
@@ -47,11 +56,27 @@ func (s Subject) Pinned() string {
 
 // Check is one thing that was looked at and what came of it.
 type Check struct {
-	Name   string `json:"name"`             // stable: "signature", "sbom", "identity", …
+	Name   string `json:"name"`             // stable: "signature", "sbom", "provenance", …
 	OK     bool   `json:"ok"`               //
 	Found  string `json:"found,omitempty"`  // what was there, for people
 	Want   string `json:"want,omitempty"`   // what was expected, for people
-	Detail string `json:"detail,omitempty"` // signer, predicate type, log index, …
+	Detail string `json:"detail,omitempty"` // what it rests on: anchors, one a line
+	// Asked says where it is asked for: "holdfast.yaml:31".
+	Asked string `json:"asked,omitempty"`
+	// Next is the one thing to do about a failed check.
+	Next string `json:"next,omitempty"`
+	// Tried is what was looked at on the way, for people, bounded.
+	Tried []Tried `json:"tried,omitempty"`
+	// Waived says why a failed check does not count: a mode, an exception.
+	Waived string `json:"waived,omitempty"`
+}
+
+// Tried is one candidate for a check.
+type Tried struct {
+	Where string `json:"where"`           // where the registry has it
+	What  string `json:"what,omitempty"`  // the predicate type, as it claims
+	Found string `json:"found,omitempty"` // what it says, if it counts
+	Why   string `json:"why,omitempty"`   // why it does not count
 }
 
 // Evidence is what was proven about one subject.
@@ -66,17 +91,21 @@ type Evidence struct {
 	// RestsOn is everything that a revocation would make this evidence void by:
 	// the keys and identities that it was accepted with, the digest, the commit.
 	RestsOn []Anchor `json:"restsOn,omitempty"`
+	// Quiet says that nobody is to be told of checks that are waived: the rule
+	// only observes.
+	Quiet bool `json:"quiet,omitempty"`
 	// NotAfter is when this evidence must be looked at again; zero is never.
 	NotAfter time.Time `json:"notAfter,omitzero"`
 }
 
-// Verified reports whether at least one check was made and none failed.
+// Verified reports whether at least one check was made and none failed, those
+// that are waived aside.
 func (e Evidence) Verified() bool {
 	if len(e.Checks) == 0 {
 		return false
 	}
 	for _, c := range e.Checks {
-		if !c.OK {
+		if !c.OK && c.Waived == "" {
 			return false
 		}
 	}
@@ -102,9 +131,9 @@ func (r Report) Digest() digest.Digest {
 type Verifier interface {
 	// Verify returns evidence about s, whose Digest is set. An error wrapping
 	// ErrNotApplicable means "not my kind"; any other error means that s MUST
-	// NOT be deployed. One wrapping ErrMissing means that there is nothing to
-	// judge yet: it MUST NOT stand for evidence that is wrong, nor for a registry
-	// that fails. Evidence with a failed check may come with the error so that a
+	// NOT be deployed. One of kind fault.Waiting that wraps ErrMissing means that
+	// there is nothing to judge yet: it MUST NOT stand for evidence that is wrong,
+	// nor for a registry that fails. Evidence with a failed check may come with the error so that a
 	// person can see what was looked at.
 	Verify(ctx context.Context, s Subject) (Evidence, error)
 }

@@ -55,8 +55,11 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 	a.log = slog.New(a.logs.tee(log.Handler()))
 	log = a.log
 	if err := errors.Join(a.registry.Register(collectors.NewGoCollector()), a.registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
-		telemetry.RegisterBuild(a.registry, version)); err != nil {
+		telemetry.RegisterBuild(a.registry, version), telemetry.RegisterRoots(a.registry, trustRoots(cfg))); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	for _, old := range oldRoots(cfg, time.Now()) {
+		log.WarnContext(ctx, "root of trust may be out of date", slog.String("root", old.Name), slog.Time("changed", old.Changed))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fault.New(fault.Invalid, "holdfast", "make stateDir writable for the daemon's user", "state directory: %w", err)
@@ -85,7 +88,11 @@ func (a *app) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	policies, err := newPolicies(ctx, a.cfg)
+	trust, err := newArtifactTrust(a.cfg, a.secrets, artifacts, a.revoked)
+	if err != nil {
+		return err
+	}
+	policies, err := newPolicies(ctx, a.cfg, trust)
 	if err != nil {
 		return err
 	}
@@ -94,7 +101,7 @@ func (a *app) wire(ctx context.Context) error {
 	}
 	var repos []reconciler.Repository
 	for i := range a.cfg.Repositories {
-		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies, a.revoked)
+		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies, trust, a.revoked)
 		if err != nil {
 			return err
 		}

@@ -1,16 +1,24 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/attest"
+	"github.com/holdfast-dev/holdfast/verify/notation"
+	"github.com/holdfast-dev/holdfast/verify/predicate"
+	"github.com/holdfast-dev/holdfast/verify/provenance"
 	"github.com/holdfast-dev/holdfast/verify/registry"
+	"github.com/holdfast-dev/holdfast/verify/release"
 	"github.com/holdfast-dev/holdfast/verify/sbom"
+	"github.com/holdfast-dev/holdfast/verify/scai"
 	"github.com/holdfast-dev/holdfast/verify/sigstore"
+	"github.com/holdfast-dev/holdfast/verify/testresult"
+	"github.com/holdfast-dev/holdfast/verify/vsa"
+	"github.com/holdfast-dev/holdfast/verify/vuln"
 )
 
 // defaultEvidenceGrace is how long missing evidence is waited for where an
@@ -29,8 +37,7 @@ func evidenceGrace(cfg *config.Loaded) func(string) time.Duration {
 	}
 }
 
-// newArtifacts wires the trust rules to the verifiers: a new verifier is a
-// folder below verify and a line here. What is added to revoked later counts at
+// newArtifacts wires the trust rules to the verifiers. What is added to revoked later counts at
 // once. A command that answers now, and does not come back, waits for no
 // evidence: its grace is nil.
 func newArtifacts(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations, grace func(string) time.Duration) (*verify.Set, error) {
@@ -42,12 +49,32 @@ func newArtifacts(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations,
 	if err != nil {
 		return nil, err
 	}
-	store := sigstore.NewStore(client)
-	attestations := func(r verify.Rule, revoked *verify.Revocations) (verify.Attestor, error) {
-		return sigstore.New(store, r, revoked)
+	exceptions, err := trustExceptions(cfg, rules, revoked)
+	if err != nil {
+		return nil, err
 	}
-	return verify.NewSet(verify.Config{Rules: rules, Resolver: client, Revocations: revoked, Grace: grace},
-		sigstore.Factory(store), sbom.Factory(attestations))
+	sources := []attest.Source{sigstore.Source(sigstore.NewStore(client)), notation.Source(client)}
+	return verify.NewSet(verify.Config{
+		Rules: rules, Resolver: client, Revocations: revoked, Grace: grace, Platforms: platforms(cfg), Exceptions: exceptions,
+	}, attest.Factory(sources, judges...))
+}
+
+// judges judge what statements say: a new predicate is a folder below verify and
+// a line here.
+var judges = []attest.NewJudge{
+	sbom.New, provenance.New, vsa.New, vuln.New, testresult.New, release.New, scai.New, predicate.New,
+}
+
+// platforms returns which platforms of an index an environment runs.
+func platforms(cfg *config.Loaded) func(string) []string {
+	return func(env string) []string {
+		for _, e := range cfg.Environments {
+			if e.Name == env {
+				return e.Platforms
+			}
+		}
+		return nil
+	}
 }
 
 func newRegistryClient(cfg *config.Loaded, sec *secrets) (*registry.Client, error) {
@@ -67,43 +94,4 @@ func newRegistryClient(cfg *config.Loaded, sec *secrets) (*registry.Client, erro
 		rc.Hosts[r.Host] = h
 	}
 	return registry.New(rc)
-}
-
-// trustRules reads the files that the trust: section names.
-func trustRules(cfg *config.Loaded) ([]verify.Rule, error) {
-	var rules []verify.Rule
-	for _, t := range cfg.Trust {
-		r := verify.Rule{
-			Name: t.Name, Kind: t.Kind, Repositories: t.Repositories, Environments: t.Environments,
-			InsecureIgnoreTlog: t.InsecureIgnoreTlog,
-			SBOM:               verify.SBOMRequirement{Required: t.SBOM.Required, Formats: t.SBOM.Formats},
-		}
-		for i, k := range t.Keys {
-			pem := []byte(k.PEM)
-			if k.File != "" {
-				b, err := os.ReadFile(k.File)
-				if err != nil {
-					return nil, fault.New(fault.Invalid, "holdfast", "", "trust rule %s: %w", t.Name, err)
-				}
-				pem = b
-			}
-			name := k.Name
-			if name == "" {
-				name = fmt.Sprintf("%s/%d", t.Name, i)
-			}
-			r.Keys = append(r.Keys, verify.Key{Name: name, PEM: pem})
-		}
-		for _, k := range t.Keyless {
-			r.Keyless = append(r.Keyless, verify.Identity{Issuer: k.Issuer, Subject: k.Subject, SubjectPrefix: k.SubjectPrefix})
-		}
-		if t.TrustedRoot != "" {
-			b, err := os.ReadFile(t.TrustedRoot)
-			if err != nil {
-				return nil, fault.New(fault.Invalid, "holdfast", "", "trust rule %s: trustedRoot: %w", t.Name, err)
-			}
-			r.TrustedRoot = b
-		}
-		rules = append(rules, r)
-	}
-	return rules, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -159,10 +160,15 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	if err := sec.use(make([]byte, 32), cfg); err != nil {
 		return nil, err
 	}
-	if _, err := newArtifacts(cfg, sec, new(verify.Revocations), nil); err != nil {
+	artifacts, err := newArtifacts(cfg, sec, new(verify.Revocations), nil)
+	if err != nil {
 		return nil, err
 	}
-	ps, err := newPolicies(ctx, cfg)
+	trust, err := newArtifactTrust(cfg, sec, artifacts, new(verify.Revocations))
+	if err != nil {
+		return nil, err
+	}
+	ps, err := newPolicies(ctx, cfg, trust)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +178,7 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	}
 	var errs []error
 	for i := range cfg.Repositories {
-		_, err := newRepository(&cfg.Repositories[i], cfg, ts, ps, new(verify.Revocations))
+		_, err := newRepository(&cfg.Repositories[i], cfg, ts, ps, trust, new(verify.Revocations))
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -226,7 +232,10 @@ func (f withoutGit) ReadDir(name string) ([]fs.DirEntry, error) {
 
 func printChecked(cmd *cobra.Command, cfg *config.Loaded, found []checked) error {
 	w := cmd.OutOrStdout()
-	fmt.Fprintf(w, "%s is valid: %d repositories, %d environments, %d trust rules.\n", cfg.Path, len(cfg.Repositories), len(cfg.Environments), len(cfg.Trust))
+	fmt.Fprintf(w, "%s is valid: %d repositories, %d environments, %d trust rules.\n", cfg.Path, len(cfg.Repositories), len(cfg.Environments), len(cfg.Trust.Rules))
+	for _, old := range oldRoots(cfg, time.Now()) {
+		fmt.Fprintf(w, "note: root of trust %s may be out of date: it was last changed on %s\n", old.Name, old.Changed.Format(time.DateOnly))
+	}
 	if cfg.Signed != nil {
 		fmt.Fprintf(w, "signed.files: %s\n", cfg.FilesDigest())
 	}

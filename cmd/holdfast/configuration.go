@@ -77,6 +77,12 @@ func requiredBefore(cfg *config.Loaded) (string, error) {
 
 // checkConfiguration checks the signature of an operator's file.
 func checkConfiguration(signers []config.Signer, keys map[string][]byte, message, signature []byte, now time.Time, revoked *verify.Revocations) (string, error) {
+	return checkDocument(commit.NamespaceConfig, signers, keys, message, signature, now, revoked)
+}
+
+// checkDocument returns the name of the signer who signed message for a
+// namespace. keys is the content of the files that signers name.
+func checkDocument(namespace string, signers []config.Signer, keys map[string][]byte, message, signature []byte, now time.Time, revoked *verify.Revocations) (string, error) {
 	var trusted []commit.Signer
 	for _, s := range signers {
 		parsed, err := commit.ParseAllowedSigners(s.AllowedSignersFile, keys[s.AllowedSignersFile])
@@ -92,7 +98,7 @@ func checkConfiguration(signers []config.Signer, keys map[string][]byte, message
 		}
 		trusted = append(trusted, signer)
 	}
-	name, err := commit.VerifyDocument(commit.NamespaceConfig, trusted, message, signature, now, revoked)
+	name, err := commit.VerifyDocument(namespace, trusted, message, signature, now, revoked)
 	return name, fault.Wrap(fault.Denied, "holdfast.configuration", "", err)
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,12 +20,18 @@ import (
 )
 
 // outputFlag adds -o to c.
-func outputFlag(c *cobra.Command, output *string) {
-	c.Flags().StringVarP(output, "output", "o", "text", "text or json")
+func outputFlag(c *cobra.Command, output *string) { formatFlag(c, output, "text", "json") }
+
+// reportFlag is outputFlag for what a code scanner may show.
+func reportFlag(c *cobra.Command, output *string) { formatFlag(c, output, "text", "json", "sarif") }
+
+func formatFlag(c *cobra.Command, output *string, formats ...string) {
+	all := strings.Join(formats[:len(formats)-1], ", ") + " or " + formats[len(formats)-1]
+	c.Flags().StringVarP(output, "output", "o", formats[0], all)
 	inner := c.PreRunE
 	c.PreRunE = func(cmd *cobra.Command, args []string) error {
-		if *output != "text" && *output != "json" {
-			return usageError{fmt.Errorf("-o %s: want text or json", *output)}
+		if !slices.Contains(formats, *output) {
+			return usageError{fmt.Errorf("-o %s: want %s", *output, all)}
 		}
 		if inner != nil {
 			return inner(cmd, args)
@@ -136,7 +143,10 @@ func clip(s string) string {
 	return string(r[:most]) + "…"
 }
 
+// printEvidence prints what was looked at as a tree: of each check the verdict,
+// what was found, what was expected, who asked for it and what to do next.
 func printEvidence(w io.Writer, e verify.Evidence) {
+	w = printing{w} // much of it is the words of strangers
 	verdict := "ok"
 	if !e.Verified() {
 		verdict = "DENIED"
@@ -147,22 +157,46 @@ func printEvidence(w io.Writer, e verify.Evidence) {
 	}
 	fmt.Fprintln(w)
 	for _, c := range e.Checks {
-		sign := "✓"
-		if !c.OK {
-			sign = "✗"
-		}
-		fmt.Fprintf(w, "    %s %s", sign, c.Name)
-		if c.Found != "" {
-			fmt.Fprintf(w, ": %s", c.Found)
-		}
-		if !c.OK && c.Want != "" {
-			fmt.Fprintf(w, "; want %s", c.Want)
-		}
-		fmt.Fprintln(w)
-		for line := range strings.Lines(c.Detail) {
-			fmt.Fprintf(w, "        %s\n", strings.TrimRight(line, "\n"))
+		printCheck(w, c)
+	}
+}
+
+func printCheck(w io.Writer, c verify.Check) {
+	sign := "✓"
+	switch {
+	case !c.OK && c.Waived != "":
+		sign = "!"
+	case !c.OK:
+		sign = "✗"
+	}
+	fmt.Fprintf(w, "    %s %s", sign, c.Name)
+	if c.OK && c.Found != "" {
+		fmt.Fprintf(w, ": %s", c.Found)
+	}
+	if c.Asked != "" {
+		fmt.Fprintf(w, "  [%s]", c.Asked)
+	}
+	fmt.Fprintln(w)
+	row := func(what, text string) {
+		for i, line := range strings.Split(text, "\n") {
+			if i > 0 {
+				what = ""
+			}
+			if text != "" {
+				fmt.Fprintf(w, "        %-9s %s\n", what, line)
+			}
 		}
 	}
+	if !c.OK {
+		row("found", c.Found)
+		row("expected", c.Want)
+		for _, t := range c.Tried {
+			row("looked at", strings.Join(slices.DeleteFunc([]string{t.Where, t.What, t.Found, t.Why}, func(s string) bool { return s == "" }), ": "))
+		}
+		row("waived", c.Waived)
+		row("next", c.Next)
+	}
+	row("rests on", c.Detail)
 }
 
 func printDecision(w io.Writer, d *policy.Decision) {

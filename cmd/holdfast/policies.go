@@ -20,7 +20,7 @@ type policySet struct {
 	evaluators map[[2]string]policy.Evaluator
 }
 
-func newPolicies(ctx context.Context, cfg *config.Loaded) (*policySet, error) {
+func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust) (*policySet, error) {
 	ps := &policySet{evaluators: map[[2]string]policy.Evaluator{}}
 	var errs []error
 	for _, e := range cfg.Environments {
@@ -28,7 +28,7 @@ func newPolicies(ctx context.Context, cfg *config.Loaded) (*policySet, error) {
 			if !used {
 				continue
 			}
-			ev, err := newEvaluator(ctx, cfg, e, target)
+			ev, err := newEvaluator(ctx, cfg, trust, e, target)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("environment %s, %s: %w", e.Name, target, err))
 			}
@@ -38,10 +38,12 @@ func newPolicies(ctx context.Context, cfg *config.Loaded) (*policySet, error) {
 	return ps, errors.Join(errs...)
 }
 
-// newEvaluator compiles the policy sets of one environment for one target. It
-// returns nil where none is meant for that target; stacks are then denied.
-func newEvaluator(ctx context.Context, cfg *config.Loaded, e config.Environment, target string) (policy.Evaluator, error) {
+// newEvaluator compiles the policy sets of one environment for one target; with
+// one in a registry, when they are first needed. It returns nil where none is
+// meant for that target; stacks are then denied.
+func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, e config.Environment, target string) (policy.Evaluator, error) {
 	rc := rego.Config{Data: map[string]any{}}
+	var bundled []config.Policy
 	all := false
 	for _, set := range cfg.Policies {
 		if !slices.Contains(e.Policies, set.Name) || (len(set.Targets) > 0 && !slices.Contains(set.Targets, target)) {
@@ -60,17 +62,23 @@ func newEvaluator(ctx context.Context, cfg *config.Loaded, e config.Environment,
 		if set.Path != "" {
 			rc.Bundles = append(rc.Bundles, rego.Bundle{Name: set.Name, FS: os.DirFS(set.Path)})
 		}
+		if set.OCI != "" {
+			bundled = append(bundled, set)
+		}
 		if err := mergeData(rc.Data, set.Data, "data"); err != nil {
 			return nil, fault.New(fault.Invalid, "holdfast.policies", "set it in one policy set only", "policy set %s: %w", set.Name, err)
 		}
 		rc.Namespaces = append(rc.Namespaces, set.Namespaces...)
 		all = all || len(set.Namespaces) == 0
 	}
-	if len(rc.Bundles) == 0 {
+	if len(rc.Bundles)+len(bundled) == 0 {
 		return nil, nil //nolint:nilnil // says that nothing judges this target
 	}
 	if all {
 		rc.Namespaces = nil
+	}
+	if len(bundled) > 0 {
+		return &bundledPolicies{config: rc, sets: bundled, trust: trust}, nil
 	}
 	return rego.New(ctx, rc)
 }

@@ -69,73 +69,78 @@ without it, variables come from --var and everything is allowed.`,
 }
 
 func (f *renderFlags) render(ctx context.Context, dir string) ([]plan.Document, error) {
+	rendered, _, err := f.rendered(ctx, dir)
+	return rendered.Documents, err
+}
+
+// rendered returns the rendering of the stack in dir, and its environment.
+func (f *renderFlags) rendered(ctx context.Context, dir string) (targets.Rendered, string, error) {
 	root, rel, err := repositoryOf(dir)
 	if err != nil {
-		return nil, err
+		return targets.Rendered{}, "", err
 	}
 	snap, err := workingTree(root, "working-tree")
 	if err != nil {
-		return nil, err
+		return targets.Rendered{}, "", err
 	}
 	cfg := &config.Loaded{}
 	if f.config != "" {
 		if len(f.variables) > 0 {
-			return nil, usageError{errors.New("--var is for rendering without -c")}
+			return targets.Rendered{}, "", usageError{errors.New("--var is for rendering without -c")}
 		}
 		if cfg, err = config.Load(f.config); err != nil {
-			return nil, err
+			return targets.Rendered{}, "", err
 		}
 	}
-	target, err := f.target(ctx, cfg, snap, rel)
+	target, env, err := f.target(ctx, cfg, snap, rel)
 	if err != nil {
-		return nil, err
+		return targets.Rendered{}, "", err
 	}
 	rendered, err := target.Render(ctx, snap)
 	if err != nil {
-		return nil, err
+		return targets.Rendered{}, "", err
 	}
 	if p, ok := target.(targets.Pinner); ok && f.pin {
-		if rendered, err = resolve(ctx, cfg, p, rendered); err != nil {
-			return nil, err
-		}
+		rendered, err = resolve(ctx, cfg, p, rendered)
 	}
-	return rendered.Documents, nil
+	return rendered, env, err
 }
 
 // target makes the stack's target: as the operator grants it, or with
-// everything allowed.
-func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sources.Snapshot, dir string) (targets.Target, error) {
+// everything allowed. It returns the stack's environment too.
+func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sources.Snapshot, dir string) (targets.Target, string, error) {
 	file := path.Join(dir, config.StackFile)
 	if f.config != "" {
 		d, err := offline(ctx, cfg, f.repository, anywhere)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		s := d.build(dir, d.parse(snap.FS, file))
 		if s.Err != nil {
-			return nil, s.Err
+			return nil, "", s.Err
 		}
-		return s.Build()
+		t, err := s.Build()
+		return t, s.Environment, err
 	}
 	b, err := fs.ReadFile(snap.FS, file)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "holdfast.render", "name the folder of a stack.yaml", "%w", err)
+		return nil, "", fault.New(fault.Invalid, "holdfast.render", "name the folder of a stack.yaml", "%w", err)
 	}
 	s, err := config.ParseStack(file, b)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if s.Spec.Kubernetes == nil {
-		return nil, fault.New(fault.Invalid, "holdfast.render", "give the operator's file with -c: it says which tool runs", "a Terraform stack cannot be rendered without an environment")
+		return nil, "", fault.New(fault.Invalid, "holdfast.render", "give the operator's file with -c: it says which tool runs", "a Terraform stack cannot be rendered without an environment")
 	}
 	masker, err := mask.New(make([]byte, 32)) // compared with nothing
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	log := slog.New(slog.DiscardHandler)
 	renderer, err := newRenderer(log)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	ts := &targetSet{log: log, clusters: map[string]*kubernetes.Cluster{}}
 	// Rendering makes no request, so there is nothing to connect to.
@@ -143,12 +148,13 @@ func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sour
 		REST: &rest.Config{Host: "https://127.0.0.1:1"}, Key: make([]byte, 32), Masker: masker, Lease: kubernetes.LeaseConfig{Off: true}, Renderer: renderer,
 	})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return ts.kubernetes(dir, s, config.Permission{
+	t, err := ts.kubernetes(dir, s, config.Permission{
 		Environment: &config.Environment{Name: s.Spec.Environment, Variables: f.variables},
 		Namespaces:  []string{"*"}, Kinds: []string{"*"},
 	}, drift.Rules{})
+	return t, s.Spec.Environment, err
 }
 
 // resolve pins every tag. It verifies nothing: that is what plan is for.

@@ -23,29 +23,35 @@ import (
 	"github.com/holdfast-dev/holdfast/sources/git"
 	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/verify"
-	"github.com/holdfast-dev/holdfast/verify/commit"
 )
 
 // maxStacks is how many stack files one repository may hold.
 const maxStacks = 20_000
 
-func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, revoked *verify.Revocations) (reconciler.Repository, error) {
+func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, trust *artifactTrust, revoked *verify.Revocations) (reconciler.Repository, error) {
+	d := &discoverer{repo: rc.Name, cfg: cfg, targets: ts, policies: ps}
+	if rc.OCI != nil {
+		return newArtifactRepository(rc, cfg, trust, d)
+	}
 	src, err := newGitSource(rc, cfg.StateDir, ts.secrets)
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
-	verifier, err := newCommitVerifier(rc, revoked)
+	verifier, err := newCommitVerifier(rc, &cfg.Trust, revoked)
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
-	d := &discoverer{repo: rc.Name, cfg: cfg, targets: ts, policies: ps}
 	return reconciler.Repository{
 		Name:     rc.Name,
 		Interval: time.Duration(rc.Interval),
 		MaxAge:   time.Duration(rc.MaxAge),
 		Source:   src,
 		Authorise: func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error) {
-			return verifier.Verify(ctx, src, from, head, seen)
+			ev, err := verifier.Verify(ctx, src, from, head, seen)
+			if err == nil {
+				err = src.KeepNotes(ctx, from, head)
+			}
+			return ev, err
 		},
 		Follows:  func(ctx context.Context, from, head string) error { return verifier.Follows(ctx, src, from, head) },
 		Discover: d.discover,
@@ -54,7 +60,7 @@ func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps 
 
 func newGitSource(rc *config.Repository, stateDir string, sec *secrets) (*git.Source, error) {
 	c := git.Config{
-		Name: rc.Name, URL: rc.URL, Branch: rc.Branch,
+		Name: rc.Name, URL: rc.URL, Branch: rc.Branch, Tag: rc.Tag, Notes: followedNotes(&rc.Commits),
 		Dir:    filepath.Join(stateDir, "git", rc.Name),
 		Limits: git.Limits{Bytes: rc.Limits.Bytes, File: rc.Limits.FileBytes, Files: rc.Limits.Files, PathLength: rc.Limits.PathLength},
 	}
@@ -76,50 +82,6 @@ func newGitSource(rc *config.Repository, stateDir string, sec *secrets) (*git.So
 		}
 	}
 	return git.New(c)
-}
-
-func newCommitVerifier(rc *config.Repository, revoked *verify.Revocations) (*commit.Verifier, error) {
-	signers, err := newSigners(rc.Commits.Signers)
-	if err != nil {
-		return nil, err
-	}
-	c := commit.Config{Repository: rc.Name, Anchor: rc.Anchor, Signers: signers, Revocations: revoked}
-	for _, r := range rc.Commits.Rules {
-		c.Rules = append(c.Rules, commit.Rule{Paths: r.Paths, Signers: r.Signers})
-	}
-	return commit.New(c)
-}
-
-// newSigners reads the keys of signers.
-func newSigners(list []config.Signer) ([]commit.Signer, error) {
-	var out []commit.Signer
-	for _, s := range list {
-		signer := commit.Signer{Name: s.Name}
-		if s.NotBefore != nil {
-			signer.NotBefore = s.NotBefore.Time
-		}
-		if s.NotAfter != nil {
-			signer.NotAfter = s.NotAfter.Time
-		}
-		if s.AllowedSignersFile != "" {
-			b, err := os.ReadFile(s.AllowedSignersFile)
-			if err != nil {
-				return nil, fault.New(fault.Invalid, "holdfast", "", "signer %s: %w", s.Name, err)
-			}
-			if signer.SSH, err = commit.ParseAllowedSigners(s.AllowedSignersFile, b); err != nil {
-				return nil, err
-			}
-		}
-		if s.OpenPGPKeyFile != "" {
-			b, err := os.ReadFile(s.OpenPGPKeyFile)
-			if err != nil {
-				return nil, fault.New(fault.Invalid, "holdfast", "", "signer %s: %w", s.Name, err)
-			}
-			signer.OpenPGP = [][]byte{b}
-		}
-		out = append(out, signer)
-	}
-	return out, nil
 }
 
 // discoverer finds the stacks of one repository.

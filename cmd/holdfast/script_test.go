@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/testscript"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -31,6 +32,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/internal/world"
 	"github.com/holdfast-dev/holdfast/reconciler"
+	"github.com/holdfast-dev/holdfast/verify/registry"
 )
 
 func TestMain(m *testing.M) {
@@ -67,6 +69,7 @@ func TestScripts(t *testing.T) {
 					"push":     s.push,
 					"publish":  s.publish,
 					"sign":     s.sign,
+					"bundle":   s.bundle,
 					"clock":    s.clock,
 					"daemon":   s.daemon,
 					"until":    s.until,
@@ -80,6 +83,8 @@ func TestScripts(t *testing.T) {
 					"receiver": s.receiver,
 					"hook":     s.hook,
 					"kevent":   s.kubernetesEvent,
+					"artifact": s.artifact,
+					"setoci":   s.ociSource,
 				},
 			})
 		})
@@ -269,6 +274,37 @@ func (s *script) publish(ts *testscript.TestScript, _ bool, args []string) {
 // sign signs the image that was published last: "sign REPOSITORY signed|keyless|wrong-key|wrong-identity|no-sbom [legacy]".
 func (s *script) sign(ts *testscript.TestScript, _ bool, args []string) {
 	s.check(ts, s.w.Sign(s.t.Context(), args[0], ts.Getenv("DIGEST"), world.Release(args[1]), slices.Contains(args, "legacy")))
+}
+
+// bundle saves one of the bundles that the registry has about the image that was
+// published last: "bundle REPOSITORY PREDICATE FILE".
+func (s *script) bundle(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, reg := s.t.Context(), s.w.Registry
+	password := func() (string, error) { return reg.Password, nil }
+	client, err := registry.New(registry.Config{Hosts: map[string]registry.Host{reg.Host: {Username: reg.Username, Password: password, CA: reg.CA}}})
+	s.check(ts, err)
+	name := reg.Host + "/" + args[0]
+	list, err := client.Referrers(ctx, name, digest.Digest(ts.Getenv("DIGEST")))
+	s.check(ts, err)
+	for _, d := range list {
+		raw, err := client.Manifest(ctx, name, digest.Digest(d.Digest.String()))
+		s.check(ts, err)
+		var m struct {
+			Layers []struct{ Digest digest.Digest }
+		}
+		s.check(ts, json.Unmarshal(raw, &m))
+		b, err := client.Blob(ctx, name, m.Layers[0].Digest)
+		s.check(ts, err)
+		var bundle struct{ DSSEEnvelope struct{ Payload []byte } }
+		s.check(ts, json.Unmarshal(b, &bundle))
+		var statement struct{ PredicateType string }
+		s.check(ts, json.Unmarshal(bundle.DSSEEnvelope.Payload, &statement))
+		if statement.PredicateType == args[1] {
+			s.check(ts, os.WriteFile(ts.MkAbs(args[2]), b, 0o600))
+			return
+		}
+	}
+	ts.Fatalf("no bundle of type %s", args[1])
 }
 
 // clock sets the daemon's clock ahead of the machine's, or behind: "clock

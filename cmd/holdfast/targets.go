@@ -177,12 +177,7 @@ func ownFiles(cfg *config.Loaded) []string {
 			}
 		}
 	}
-	for _, t := range cfg.Trust {
-		files = append(files, t.TrustedRoot)
-		for _, k := range t.Keys {
-			files = append(files, k.File)
-		}
-	}
+	files = append(files, cfg.Trust.Named()...)
 	for _, r := range cfg.Registries {
 		files = append(files, r.PasswordFile, r.CAFile)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +16,8 @@ import (
 )
 
 func newVerify() *cobra.Command {
-	return group("verify", "Check one artifact or one commit, and say why", newVerifyImage(), newVerifyCommit())
+	return group("verify", "Check an artifact, a commit or a stack, and say why",
+		newVerifyImage(), newVerifyArtifact(), newVerifyCommit(), newVerifyStack(), newVerifyBundle())
 }
 
 // trustFlags name the rules: an operator's file, or a file with its trust:,
@@ -24,7 +27,7 @@ type trustFlags struct{ config, trust, output string }
 func (f *trustFlags) add(c *cobra.Command) *cobra.Command {
 	c.Flags().StringVarP(&f.config, "config", "c", "", "operator's file")
 	c.Flags().StringVar(&f.trust, "trust", "", "file with the sections trust:, registries: and repositories: alone, instead of -c")
-	outputFlag(c, &f.output)
+	reportFlag(c, &f.output)
 	return c
 }
 
@@ -49,39 +52,132 @@ func (f *trustFlags) revoked(cmd *cobra.Command, cfg *config.Loaded) *verify.Rev
 	return out
 }
 
+// evidenceReply is what is printed as JSON about one thing.
+type evidenceReply struct {
+	Evidence verify.Evidence `json:"evidence"`
+	Error    *replyError     `json:"error,omitempty"`
+}
+
+// printEvidenceAs prints what was looked at about one thing, and returns verr.
+func printEvidenceAs(cmd *cobra.Command, output string, e verify.Evidence, verr error) error {
+	w := cmd.OutOrStdout()
+	var err error
+	switch {
+	case output == "json":
+		err = printJSON(w, evidenceReply{e, newReplyError(verr, func(s string) string { return s })})
+	case output == "sarif":
+		err = printSARIF(w, verify.Report{Evidence: []verify.Evidence{e}}, verr)
+	case len(e.Checks) > 0:
+		printEvidence(w, e)
+	}
+	if err != nil {
+		return err
+	}
+	return verr
+}
+
+// reportReply is what is printed as JSON about artifacts.
+type reportReply struct {
+	Report verify.Report `json:"report"`
+	Error  *replyError   `json:"error,omitempty"`
+}
+
+// printReport prints what was looked at, and returns verr.
+func printReport(cmd *cobra.Command, output string, r verify.Report, verr error) error {
+	w := cmd.OutOrStdout()
+	var err error
+	switch output {
+	case "json":
+		err = printJSON(w, reportReply{r, newReplyError(verr, func(s string) string { return s })})
+	case "sarif":
+		err = printSARIF(w, r, verr)
+	default:
+		for _, e := range r.Evidence {
+			printEvidence(w, e)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return verr
+}
+
 func newVerifyImage() *cobra.Command {
 	var f trustFlags
 	var env string
+	var suggest bool
 	c := &cobra.Command{
 		Use: "image REF", Short: "Check the signatures and attestations of an image", Args: cobra.ExactArgs(1),
-		Long: "Resolve an image once, check everything that the trust rule for it asks for, and\nprint each check with its result. Exit code 3: it may not be deployed.",
+		Long: "Resolve an image once, check everything that the trust rule for it asks for, and\nprint each check with its result. Exit code 3: it may not be deployed.\n\nWith --suggest, print the strictest rule that the image would pass, to paste.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := f.load()
-			if err != nil {
-				return err
+			if suggest {
+				return f.suggest(cmd, args[0])
 			}
-			set, err := newArtifacts(cfg, &secrets{}, f.revoked(cmd, cfg), nil)
-			if err != nil {
-				return err
-			}
-			report, _, verr := set.Verify(cmd.Context(), env, []verify.Subject{{Kind: verify.KindImage, Reference: args[0]}})
-			if f.output == "json" {
-				if err := printJSON(cmd.OutOrStdout(), struct {
-					Report verify.Report `json:"report"`
-					Error  *replyError   `json:"error,omitempty"`
-				}{report, newReplyError(verr, func(s string) string { return s })}); err != nil {
-					return err
-				}
-				return verr
-			}
-			for _, e := range report.Evidence {
-				printEvidence(cmd.OutOrStdout(), e)
-			}
-			return verr
+			return f.verify(cmd, env, verify.Subject{Kind: verify.KindImage, Reference: args[0]})
 		},
 	}
 	c.Flags().StringVar(&env, "env", "", "environment whose rules apply")
+	c.Flags().BoolVar(&suggest, "suggest", false, "print the strictest rule that it would pass; the roots and keys of the file are tried, or the public Sigstore")
 	return f.add(c)
+}
+
+func newVerifyArtifact() *cobra.Command {
+	var f trustFlags
+	var env, kind string
+	c := &cobra.Command{
+		Use: "artifact REF", Short: "Check the signatures and attestations of any artifact in a registry", Args: cobra.ExactArgs(1),
+		Long: "Resolve an artifact once and check everything that the trust rule for its kind asks\nfor. The kinds: " + strings.Join(verify.Kinds, ", ") + ".",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !slices.Contains(verify.Kinds, kind) {
+				return usageError{fmt.Errorf("--kind %s: use one of %s", kind, strings.Join(verify.Kinds, ", "))}
+			}
+			return f.verify(cmd, env, verify.Subject{Kind: kind, Reference: args[0]})
+		},
+	}
+	c.Flags().StringVar(&env, "env", "", "environment whose rules apply")
+	c.Flags().StringVar(&kind, "kind", verify.KindArtifact, "kind of artifact")
+	return f.add(c)
+}
+
+// verify checks artifacts by the rules of an environment and prints the report.
+func (f *trustFlags) verify(cmd *cobra.Command, env string, subjects ...verify.Subject) error {
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	set, err := newArtifacts(cfg, &secrets{}, f.revoked(cmd, cfg), nil)
+	if err != nil {
+		return err
+	}
+	if known := func(e config.Environment) bool { return e.Name == env }; env != "" && len(cfg.Environments) > 0 && !slices.ContainsFunc(cfg.Environments, known) {
+		return usageError{fmt.Errorf("there is no environment %q in the operator's file", env)}
+	}
+	r, _, verr := set.Verify(cmd.Context(), env, subjects)
+	return printReport(cmd, f.output, r, verr)
+}
+
+func newVerifyStack() *cobra.Command {
+	var f renderFlags
+	var trust trustFlags
+	c := &cobra.Command{
+		Use: "stack DIR", Short: "Check every artifact that a stack names", Args: cobra.ExactArgs(1),
+		Long: "Render the stack whose stack.yaml is in DIR, as the operator's file grants it, and\ncheck every artifact that it names by the rules of its environment. A developer can\nrun it before merging. Exit code 3: something may not be deployed.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if trust.config == "" {
+				return usageError{errors.New("give the operator's file with -c")}
+			}
+			f.config, f.pin = trust.config, false
+			rendered, env, err := f.rendered(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return trust.verify(cmd, env, rendered.Artifacts...)
+		},
+	}
+	c.Flags().StringVarP(&trust.config, "config", "c", "", "operator's file")
+	c.Flags().StringVar(&f.repository, "repository", "", "which repository of the operator's file DIR is in; needed where there are several")
+	reportFlag(c, &trust.output)
+	return c
 }
 
 func newVerifyCommit() *cobra.Command {
@@ -96,19 +192,7 @@ func newVerifyCommit() *cobra.Command {
 				return err
 			}
 			e, verr := verifyCommit(cmd.Context(), cfg, f.revoked(cmd, cfg), name, repo, from, args[0])
-			if f.output == "json" {
-				if err := printJSON(cmd.OutOrStdout(), struct {
-					Evidence verify.Evidence `json:"evidence"`
-					Error    *replyError     `json:"error,omitempty"`
-				}{e, newReplyError(verr, func(s string) string { return s })}); err != nil {
-					return err
-				}
-				return verr
-			}
-			if len(e.Checks) > 0 {
-				printEvidence(cmd.OutOrStdout(), e)
-			}
-			return verr
+			return printEvidenceAs(cmd, f.output, e, verr)
 		},
 	}
 	c.Flags().StringVar(&repo, "repo", ".", "clone of the repository")
@@ -127,7 +211,7 @@ func verifyCommit(ctx context.Context, cfg *config.Loaded, revoked *verify.Revoc
 	if rc == nil {
 		return verify.Evidence{}, usageError{fmt.Errorf("say with --repository which of the %d repositories it is", len(cfg.Repositories))}
 	}
-	verifier, err := newCommitVerifier(rc, revoked)
+	verifier, err := newCommitVerifier(rc, &cfg.Trust, revoked)
 	if err != nil {
 		return verify.Evidence{}, err
 	}

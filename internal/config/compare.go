@@ -68,9 +68,16 @@ type effect struct {
 	rank bool
 	// free says that the names of the fields are the operator's own.
 	free bool
+	// asks are the fields of a list's elements that ask for something. Of an element
+	// with one, what it does not grant any more another may, which does not ask.
+	asks []string
 	// hidden says that values are not to be shown.
 	hidden bool
 }
+
+// commitDemands are the fields of a rule about commits that ask for more than a
+// signature.
+var commitDemands = []string{"approvals", "owners", "userVerified", "source"}
 
 // The effects that most fields have.
 var (
@@ -109,12 +116,30 @@ var effects = map[string]effect{
 	"repositories[].limits.fileBytes":            bound,
 	"repositories[].limits.files":                bound,
 	"repositories[].limits.pathLength":           bound,
+	"repositories[].oci.annotations":             {add: tighter, free: true},
+	"repositories[].oci.annotations.*":           {add: tighter},
 	"repositories[].commits.signers":             signers,
 	"repositories[].commits.signers[].notAfter":  end,
 	"repositories[].commits.signers[].notBefore": begin,
-	"repositories[].commits.rules":               {remove: tighter, ordered: true},
+	"repositories[].commits.rules":               {remove: tighter, ordered: true, asks: commitDemands},
 	"repositories[].commits.rules[].paths":       grants,
 	"repositories[].commits.rules[].signers":     grants,
+
+	"repositories[].commits.signers[].userVerified":      demands,
+	"repositories[].commits.rules[].approvals":           demands,
+	"repositories[].commits.rules[].approvals.signers":   grants,
+	"repositories[].commits.rules[].approvals.threshold": {grow: tighter},
+	"repositories[].commits.rules[].owners":              demands,
+	"repositories[].commits.rules[].userVerified":        demands,
+	"repositories[].commits.rules[].forgeMerges":         grants,
+	"repositories[].commits.rules[].forgeMerges.signers": grants,
+	"repositories[].commits.rules[].source":              demands,
+	"repositories[].commits.rules[].source.signers":      grants,
+	"repositories[].commits.rules[].source.verifiers":    grants,
+	"repositories[].commits.rules[].source.levels":       demands,
+	"repositories[].commits.owners":                      {remove: tighter, free: true},
+	"repositories[].commits.owners.*":                    grants,
+	"repositories[].commits.tagSigners":                  grants,
 
 	"environments":                                 {key: "name"},
 	"environments[].variables":                     opaque,
@@ -144,13 +169,38 @@ var effects = map[string]effect{
 	"allow[].adoptFrom":     grants,
 	"allow[].clusterPowers": grants,
 
-	"trust":                      {key: "name", rank: true},
-	"trust[].keys":               signers,
-	"trust[].keys[].pem":         opaque,
-	"trust[].keyless":            grants,
-	"trust[].insecureIgnoreTlog": grants,
-	"trust[].sbom.required":      demands,
-	"trust[].sbom.formats":       {remove: tighter, all: true},
+	"trust.roots":                    {key: "name", add: neutral, remove: neutral},
+	"trust.roots[].log":              {grow: tighter},
+	"trust.roots[].timestamps":       {add: tighter, grow: tighter},
+	"trust.roots[].maxAge":           bound,
+	"trust.signers":                  {key: "name", add: neutral, remove: neutral},
+	"trust.signers[].key.pem":        opaque,
+	"trust.signers[].unlogged":       grants,
+	"trust.signers[].notAfter":       end,
+	"trust.signers[].notBefore":      begin,
+	"trust.signers[].identity.build": demands,
+	"trust.rules":                    {key: "name", rank: true},
+	"trust.rules[].until":            end,
+	"trust.rules[].require":          {add: tighter, key: onlyField},
+	"trust.rules[].require[]":        {free: true},
+
+	"trust.rules[].require[].*.signers":        grants,
+	"trust.rules[].require[].*.threshold":      {add: tighter, grow: tighter},
+	"trust.rules[].require[].*.maxAge":         {add: tighter, shrink: tighter},
+	"trust.rules[].require[].*.formats":        {remove: tighter, all: true},
+	"trust.rules[].require[].*.builders":       grants,
+	"trust.rules[].require[].*.level":          {add: tighter, grow: tighter},
+	"trust.rules[].require[].*.verifiers":      grants,
+	"trust.rules[].require[].*.levels":         demands,
+	"trust.rules[].require[].*.attributes":     demands,
+	"trust.rules[].require[].*.scanMaxAge":     bound,
+	"trust.rules[].require[].*.databaseMaxAge": bound,
+	"trust.rules[].require[].*.allowWarnings":  grants,
+	"trust.rules[].require[].*.allowV02":       grants,
+	"trust.rules[].require[].*.sarif":          demands,
+	"trust.rules[].require[].*.singleSubject":  demands,
+	"trust.exceptions":                         grants,
+	"trust.exceptions.signers":                 signers,
 
 	"registries":                {key: "host"},
 	"registries[].insecureHTTP": grants,
@@ -368,12 +418,38 @@ func (c *Comparison) slot(p place, e effect, s slot) {
 	case s.was < 0:
 		c.note(e.add, p.element(s.is), "was added")
 	case s.is < 0:
+		gone, _ := s.before.(map[string]any)
+		if e.asking(gone) {
+			e.remove = looser
+		}
 		c.note(e.remove, p.element(s.was), "was removed")
 	default:
 		b, _ := s.before.(map[string]any)
 		a, _ := s.after.(map[string]any)
-		c.object(p.element(s.is), b, a)
+		if !e.asking(b) {
+			c.object(p.element(s.is), b, a)
+			return
+		}
+		var granted Comparison
+		granted.object(p.element(s.is), e.split(b, false), e.split(a, false))
+		granted.shadowed("another rule")
+		c.Looser = append(c.Looser, granted.Looser...)
+		c.object(p.element(s.is), e.split(b, true), e.split(a, true))
 	}
+}
+
+// asking reports whether an element asks for something.
+func (e effect) asking(element map[string]any) bool { return len(e.split(element, true)) > 0 }
+
+// split returns the fields of an element that ask for something, or the others.
+func (e effect) split(element map[string]any, asks bool) map[string]any {
+	out := map[string]any{}
+	for name, v := range element {
+		if slices.Contains(e.asks, name) == asks {
+			out[name] = v
+		}
+	}
+	return out
 }
 
 // align pairs the elements of two ordered lists that differ. What is equal at
@@ -412,7 +488,7 @@ func (c *Comparison) entries(typedBefore, typedAfter []Allow, before, after []an
 		if s.was >= 0 {
 			for _, later := range typedAfter[s.follow:] {
 				if typedBefore[s.was].overlaps(later) {
-					d.shadowed()
+					d.shadowed("a later entry")
 					break
 				}
 			}
@@ -424,9 +500,9 @@ func (c *Comparison) entries(typedBefore, typedAfter []Allow, before, after []an
 }
 
 // shadowed makes looser what is tighter only as long as no other entry applies.
-func (c *Comparison) shadowed() {
+func (c *Comparison) shadowed(by string) {
 	for _, line := range c.Tighter {
-		c.Looser = append(c.Looser, line+"; a later entry may apply instead")
+		c.Looser = append(c.Looser, line+"; "+by+" may apply instead")
 	}
 	c.Tighter = nil
 }
@@ -523,12 +599,36 @@ func keyed(elements []any, key string) (map[string]map[string]any, bool) {
 	for _, v := range elements {
 		o, _ := v.(map[string]any)
 		name, _ := o[key].(string)
+		if key == onlyField {
+			name = fieldOf(o)
+		}
 		if _, twice := out[name]; twice || name == "" {
 			return nil, false
 		}
 		out[name] = o
 	}
 	return out, true
+}
+
+// onlyField stands for the key of a list of which each element has one field.
+const onlyField = "*"
+
+// fieldOf returns the name of the one field of o, with the kind or the type of
+// what it holds: there may be several of one name.
+func fieldOf(o map[string]any) string {
+	if len(o) != 1 {
+		return ""
+	}
+	for name, v := range o {
+		inner, _ := v.(map[string]any)
+		for _, k := range []string{"kind", "type"} {
+			if s, _ := inner[k].(string); s != "" {
+				name += " " + s
+			}
+		}
+		return name
+	}
+	return ""
 }
 
 // common returns the keys of the elements that others has too, in order.

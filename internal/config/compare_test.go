@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -70,17 +71,23 @@ allow:
   targets: [terraform]
   credentials: [aws]
 trust:
-- name: acme
-  repositories: ["ghcr.io/acme/**"]
-  environments: [production]
-  keys: [{name: release, file: release.pub}, {name: old, pem: PEM}]
-  keyless: [{issuer: "https://issuer", subject: "https://ci"}]
-  trustedRoot: root.json
-  sbom: {required: true, formats: [spdx]}
-- name: rest
-  repositories: ["ghcr.io/**"]
-  keys: [{name: rest, file: rest.pub}]
-  insecureIgnoreTlog: true
+  roots: [{name: sigstore, trustedRoot: root.json}]
+  signers:
+  - {name: release, key: {file: release.pub}, root: sigstore}
+  - {name: old, key: {pem: PEM}, root: sigstore, notAfter: 2027-01-01}
+  - {name: ci, identity: {issuer: "https://issuer", subject: {exact: "https://ci"}}, root: sigstore}
+  - {name: rest, key: {file: rest.pub}, unlogged: true}
+  rules:
+  - name: acme
+    repositories: ["ghcr.io/acme/**"]
+    environments: [production]
+    require:
+    - signature: {signers: [release, old]}
+    - sbom: {signers: [ci], formats: [spdx]}
+  - name: rest
+    repositories: ["ghcr.io/**"]
+    require:
+    - signature: {signers: [rest]}
 registries:
 - {host: ghcr.io, username: u, passwordFile: p, realms: [auth.ghcr.io]}
 - {host: "localhost:5000", insecureHTTP: true}
@@ -179,20 +186,26 @@ func TestCompare(t *testing.T) {
 		"no pruning":                     {"  prune: [delete]\n", "", Tighter, Looser, "allow[0].prune: delete was removed", ""},
 		"no adoption":                    {"  adoptFrom: [helm]\n", "", Tighter, Looser, "allow[0].adoptFrom: helm was removed", ""},
 		"an entry less":                  {"- repository: fleet\n  paths: [\"infra/*\"]\n  environments: [production]\n  targets: [terraform]\n  credentials: [aws]\n", "", Tighter, Looser, "allow[1]: was removed", "allow[1]: was added"},
-		"a trust rule less":              {"- name: rest\n  repositories: [\"ghcr.io/**\"]\n  keys: [{name: rest, file: rest.pub}]\n  insecureIgnoreTlog: true\n", "", Looser, Looser, "trust[rest]: was removed", "trust[rest]: was added"},
-		"a trust rule for all":           {"  environments: [production]\n  keys", "  keys", Looser, Looser, "trust[acme].environments", ""},
-		"a trust rule for less":          {`["ghcr.io/acme/**"]`, `["ghcr.io/acme/web"]`, Looser, Looser, "trust[acme].repositories", ""},
-		"a key less":                     {", {name: old, pem: PEM}", "", Tighter, Looser, "trust[acme].keys[old]: was removed", "trust[acme].keys[old]: was added"},
-		"another key":                    {"pem: PEM", "pem: OTHER", Looser, Looser, "trust[acme].keys[old].pem: was changed", ""},
-		"another file of a key":          {"file: release.pub", "file: evil.pub", Looser, Looser, "trust[acme].keys[release].file", ""},
-		"an identity more":               {`subject: "https://ci"}`, `subject: "https://ci"}, {issuer: "https://evil", subject: x}`, Looser, Tighter, `trust[acme].keyless: {"issuer":"https://evil","subject":"x"} was added`, ""},
-		"another trusted root":           {"trustedRoot: root.json", "trustedRoot: evil.json", Looser, Looser, "trust[acme].trustedRoot", ""},
-		"a transparency log":             {"  insecureIgnoreTlog: true", "  trustedRoot: root.json", Looser, Looser, "trust[rest].trustedRoot: was added", ""},
-		"no transparency log":            {"  trustedRoot: root.json", "  trustedRoot: root.json\n  insecureIgnoreTlog: true", Looser, Tighter, "trust[acme].insecureIgnoreTlog: was added true", ""},
-		"no SBOM":                        {"{required: true, formats: [spdx]}", "{formats: [spdx]}", Looser, Tighter, "trust[acme].sbom.required: was removed", ""},
-		"any SBOM":                       {", formats: [spdx]", "", Looser, Tighter, "trust[acme].sbom.formats: was [\"spdx\"], is everything", ""},
-		"another SBOM":                   {"formats: [spdx]", "formats: [spdx, cyclonedx]", Looser, Tighter, "trust[acme].sbom.formats: cyclonedx was added", ""},
-		"another order of trust":         {"trust:\n", "trust:\n- name: zero\n  repositories: [x.io/y]\n  keys: [{name: k, file: k}]\n  insecureIgnoreTlog: true\n", Looser, Looser, "trust[zero]: was added", ""},
+		"a trust rule less":              {"  - name: rest\n    repositories: [\"ghcr.io/**\"]\n    require:\n    - signature: {signers: [rest]}\n", "", Looser, Looser, "trust.rules[rest]: was removed", "trust.rules[rest]: was added"},
+		"a trust rule for all":           {"    environments: [production]\n    require", "    require", Looser, Looser, "trust.rules[acme].environments", ""},
+		"a trust rule for less":          {`["ghcr.io/acme/**"]`, `["ghcr.io/acme/web"]`, Looser, Looser, "trust.rules[acme].repositories", ""},
+		"a signer less":                  {"[release, old]", "[release]", Tighter, Looser, "trust.rules[acme].require[signature].signature.signers: old was removed", "signers: old was added"},
+		"another key":                    {"pem: PEM", "pem: OTHER", Looser, Looser, "trust.signers[old].key.pem: was changed", ""},
+		"another file of a key":          {"file: release.pub", "file: evil.pub", Looser, Looser, "trust.signers[release].key.file", ""},
+		"another identity":               {`exact: "https://ci"`, `exact: "https://evil"`, Looser, Looser, "trust.signers[ci].identity.subject.exact", ""},
+		"any build of an identity":       {`{exact: "https://ci"}`, `{exact: "https://ci"}, build: {profile: buildkite}`, Tighter, Looser, "trust.signers[ci].identity.build: was added", "trust.signers[ci].identity.build: was removed"},
+		"a signer for longer":            {"notAfter: 2027-01-01", "notAfter: 2028-01-01", Looser, Tighter, "trust.signers[old].notAfter", ""},
+		"a signer whom no rule names":    {"  rules:\n  - name: acme", "  - {name: new, key: {file: new.pub}, unlogged: true}\n  rules:\n  - name: acme", Neutral, Neutral, "trust.signers[new]: was added", "trust.signers[new]: was removed"},
+		"another trusted root":           {"trustedRoot: root.json", "trustedRoot: evil.json", Looser, Looser, "trust.roots[sigstore].trustedRoot", ""},
+		"a transparency log":             {"file: rest.pub}, unlogged: true", "file: rest.pub}, root: sigstore", Looser, Looser, "trust.signers[rest].root: was added", ""},
+		"two transparency logs":          {"trustedRoot: root.json", "trustedRoot: root.json, log: 2", Tighter, Looser, "trust.roots[sigstore].log: was 1, is 2", ""},
+		"a timestamp too":                {"trustedRoot: root.json", "trustedRoot: root.json, timestamps: 1", Tighter, Looser, "trust.roots[sigstore].timestamps: was added", ""},
+		"two signers":                    {"[release, old]", "[release, old], threshold: 2", Tighter, Looser, "signature.threshold: was added", ""},
+		"no SBOM":                        {"    - sbom: {signers: [ci], formats: [spdx]}\n", "", Looser, Tighter, "trust.rules[acme].require[sbom]: was removed", ""},
+		"any SBOM":                       {", formats: [spdx]", "", Looser, Tighter, "trust.rules[acme].require[sbom].sbom.formats: was [\"spdx\"], is everything", ""},
+		"another SBOM":                   {"formats: [spdx]", "formats: [spdx, cyclonedx]", Looser, Tighter, "sbom.formats: cyclonedx was added", ""},
+		"a rule that warns":              {"    environments: [production]\n", "    environments: [production]\n    mode: warn\n    until: 2027-01-01\n", Looser, Looser, "trust.rules[acme].mode", ""},
+		"another order of trust":         {"  - name: acme\n", "  - name: zero\n    repositories: [x.io/y]\n    require: [{signature: {signers: [rest]}}]\n  - name: acme\n", Looser, Looser, "trust.rules[zero]: was added", ""},
 		"plain HTTP":                     {"username: u,", "username: u, insecureHTTP: true,", Looser, Tighter, "registries[ghcr.io].insecureHTTP", ""},
 		"a realm more":                   {"[auth.ghcr.io]", "[auth.ghcr.io, evil.io]", Looser, Tighter, "registries[ghcr.io].realms: evil.io was added", ""},
 		"another password":               {"passwordFile: p", "passwordFile: ledger.key", Looser, Looser, "registries[ghcr.io].passwordFile", ""},
@@ -248,8 +261,8 @@ func TestCompare(t *testing.T) {
 func TestCompareTrustOrder(t *testing.T) {
 	t.Parallel()
 	before, after := parsed(t, wide), parsed(t, wide)
-	slices.Reverse(after.Trust)
-	if c := Compare(before, after); len(c.Looser) != 1 || c.Looser[0] != "trust: the order was changed" {
+	slices.Reverse(after.Trust.Rules)
+	if c := Compare(before, after); len(c.Looser) != 1 || c.Looser[0] != "trust.rules: the order was changed" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -347,8 +360,9 @@ func TestCompareTable(t *testing.T) {
 	}
 	text := string(b)
 	for pattern := range effects {
-		field, _, _ := strings.Cut(pattern, ".*")
-		if !strings.Contains(text, "| `"+field+"` |") {
+		field := strings.TrimSuffix(strings.TrimSuffix(pattern, ".*"), "[]")
+		field = strings.ReplaceAll(regexp.QuoteMeta("| `"+field+"` |"), `\*`, "[a-zA-Z]+")
+		if !regexp.MustCompile(field).MatchString(text) {
 			t.Errorf("there is no field %s", pattern)
 		}
 	}

@@ -207,7 +207,19 @@ func (d *document) problem(err error, into any) *Problem {
 
 // wrong notes a problem with the field at a YAML path such as "$.allow[0].paths".
 func (d *document) wrong(path, hint, format string, args ...any) {
-	p := &Problem{File: d.name, Line: 1, Column: 1, Message: fmt.Sprintf(format, args...), Hint: hint}
+	p := &Problem{File: d.name, Message: fmt.Sprintf(format, args...), Hint: hint}
+	p.Line, p.Column = d.position(path)
+	d.errs = append(d.errs, p)
+}
+
+// at returns "FILE:LINE" of the field at a YAML path.
+func (d *document) at(path string) string {
+	line, _ := d.position(path)
+	return fmt.Sprintf("%s:%d", filepath.Base(d.name), line)
+}
+
+// position returns where the field at a YAML path stands, or what it is in.
+func (d *document) position(path string) (line, column int) {
 	for at := path; at != "$" && at != ""; at = parent(at) {
 		yp, err := yaml.PathString(at)
 		if err != nil {
@@ -221,10 +233,9 @@ func (d *document) wrong(path, hint, format string, args ...any) {
 		if m, ok := node.(*ast.MappingNode); ok && len(m.Values) > 0 {
 			tok = m.Values[0].Key.GetToken()
 		}
-		p.Line, p.Column = tok.Position.Line, tok.Position.Column
-		break
+		return tok.Position.Line, tok.Position.Column
 	}
-	d.errs = append(d.errs, p)
+	return 1, 1
 }
 
 func parent(path string) string {

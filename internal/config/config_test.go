@@ -141,7 +141,8 @@ func TestDigestCoversWhatTheFileNames(t *testing.T) {
 		}
 	}
 	text := strings.Replace(operator, "  library: [kubernetes/pod-security-baseline]", "  path: policies", 1) +
-		"trust: [{name: t, repositories: [\"ghcr.io/**\"], keys: [{file: key.pem}], trustedRoot: root.json}]\n"
+		"trust: {roots: [{name: s, trustedRoot: root.json}], signers: [{name: k, key: {file: key.pem}, root: s}], " +
+		"rules: [{name: t, repositories: [\"ghcr.io/**\"], require: [{signature: {signers: [k]}}]}]}\n"
 	write("holdfast.yaml", text)
 	seen := map[string]string{}
 	for _, f := range []string{"", "alice.keys", "key.pem", "root.json", "policies/a.rego", "policies/data.yaml"} {

@@ -93,7 +93,7 @@ func LoadTrust(file string) (*Loaded, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	var sections struct {
-		Trust        []Trust      `json:"trust,omitempty"`
+		Trust        Trust        `json:"trust,omitempty"`
 		Registries   []Registry   `json:"registries,omitempty"`
 		Repositories []Repository `json:"repositories,omitempty"`
 	}
@@ -107,9 +107,8 @@ func LoadTrust(file string) (*Loaded, error) {
 	for i := range l.Repositories {
 		c.repository(fmt.Sprintf("$.repositories[%d]", i), &l.Repositories[i])
 	}
-	for i := range l.Trust {
-		c.trust(fmt.Sprintf("$.trust[%d]", i), &l.Trust[i], nil)
-	}
+	c.trust(&l.Trust, nil)
+	c.identities(l.Repositories, &l.Trust)
 	if err := d.err(); err != nil {
 		return nil, err
 	}
@@ -146,12 +145,7 @@ func (o *Operator) named() ([]string, error) {
 		}
 		signers(r.Commits.Signers)
 	}
-	for _, t := range o.Trust {
-		files = append(files, t.TrustedRoot)
-		for _, k := range t.Keys {
-			files = append(files, k.File)
-		}
-	}
+	files = append(files, o.Trust.Named()...)
 	for _, r := range o.Registries {
 		files = append(files, r.CAFile)
 	}
@@ -230,7 +224,7 @@ func (o *Operator) complete(dir string) {
 	}
 	for i := range o.Repositories {
 		r := &o.Repositories[i]
-		if r.Branch == "" {
+		if r.Branch == "" && r.Tag == "" && r.OCI == nil {
 			r.Branch = "main"
 		}
 		r.Interval = Duration(r.Interval.Or(30 * time.Second))
@@ -238,7 +232,7 @@ func (o *Operator) complete(dir string) {
 			a.TokenFile, a.SSHKeyFile = abs(dir, a.TokenFile), abs(dir, a.SSHKeyFile)
 			a.KnownHostsFile, a.CAFile = abs(dir, a.KnownHostsFile), abs(dir, a.CAFile)
 		}
-		completeSigners(dir, r.Commits.Signers)
+		r.Commits.complete(dir)
 		r.MaxAge = Duration(r.MaxAge.Or(time.Hour))
 		if w := r.Webhook; w != nil {
 			w.SecretFile = abs(dir, w.SecretFile)
@@ -267,16 +261,7 @@ func (o *Operator) complete(dir string) {
 			}
 		}
 	}
-	for i := range o.Trust {
-		t := &o.Trust[i]
-		if t.Kind == "" {
-			t.Kind = "image"
-		}
-		t.TrustedRoot = abs(dir, t.TrustedRoot)
-		for j := range t.Keys {
-			t.Keys[j].File = abs(dir, t.Keys[j].File)
-		}
-	}
+	o.Trust.complete(dir)
 	for i := range o.Registries {
 		r := &o.Registries[i]
 		r.PasswordFile, r.CAFile = abs(dir, r.PasswordFile), abs(dir, r.CAFile)
@@ -391,12 +376,8 @@ func (c checker) operator(o *Operator) {
 	for i := range o.Allow {
 		c.allow(fmt.Sprintf("$.allow[%d]", i), &o.Allow[i], repos, envs)
 	}
-	rules := map[string]bool{}
-	for i := range o.Trust {
-		at := fmt.Sprintf("$.trust[%d]", i)
-		c.trust(at, &o.Trust[i], envs)
-		c.once(at, "trust rule", o.Trust[i].Name, rules)
-	}
+	c.trust(&o.Trust, envs)
+	c.identities(o.Repositories, &o.Trust)
 	for i, r := range o.Registries {
 		at := fmt.Sprintf("$.registries[%d]", i)
 		if r.Host == "" || strings.ContainsAny(r.Host, "/@ ") {
@@ -420,29 +401,15 @@ func (c checker) once(at, what, name string, seen map[string]bool) {
 }
 
 func (c checker) repository(at string, r *Repository) {
+	if r.OCI != nil {
+		c.artifact(at, r)
+		return
+	}
 	c.repositoryURL(at, r)
 	if r.Anchor != "" && !regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`).MatchString(r.Anchor) {
 		c.wrong(at+".anchor", "write the full commit id", "%q is not a commit id", r.Anchor)
 	}
-	if len(r.Commits.Signers) == 0 {
-		c.wrong(at+".commits", "name at least one signer: an unsigned history is not trusted", "commits.signers is empty")
-	}
-	signers := c.signers(at+".commits.signers", r.Commits.Signers)
-	if len(r.Commits.Rules) == 0 {
-		c.wrong(at+".commits", "allow paths to signers, for example {paths: [\"**\"], signers: [alice]}", "commits.rules is empty")
-	}
-	for i, rule := range r.Commits.Rules {
-		rat := fmt.Sprintf("%s.commits.rules[%d]", at, i)
-		if len(rule.Paths) == 0 || len(rule.Signers) == 0 {
-			c.wrong(rat, "", "a rule needs paths and signers")
-		}
-		c.globs(rat+".paths", rule.Paths)
-		for j, s := range rule.Signers {
-			if !signers[s] {
-				c.wrong(fmt.Sprintf("%s.signers[%d]", rat, j), "", "%q is not a signer of this repository", s)
-			}
-		}
-	}
+	c.commits(at+".commits", r)
 }
 
 func (c checker) repositoryURL(at string, r *Repository) {
@@ -468,6 +435,11 @@ func (c checker) repositoryURL(at string, r *Repository) {
 }
 
 func (c checker) environment(at string, e *Environment, sets map[string]bool) {
+	for i, p := range e.Platforms {
+		if parts := strings.Split(p, "/"); len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+			c.wrong(fmt.Sprintf("%s.platforms[%d]", at, i), "write for example linux/arm64", "%q is not a platform", p)
+		}
+	}
 	if e.Kubernetes == nil && e.Terraform == nil {
 		c.wrong(at, "add kubernetes: or terraform:", "environment %q has no target", e.Name)
 	}
@@ -536,50 +508,12 @@ func (c checker) pointer(at, p string) {
 	}
 }
 
-func (c checker) trust(at string, t *Trust, envs map[string]*Environment) {
-	if t.Kind != "" {
-		c.oneOf(at+".kind", "kind", t.Kind, "image")
-	}
-	if len(t.Repositories) == 0 {
-		c.wrong(at, "", "repositories is empty")
-	}
-	c.globs(at+".repositories", t.Repositories)
-	for i, e := range t.Environments {
-		if envs != nil && envs[e] == nil {
-			c.wrong(fmt.Sprintf("%s.environments[%d]", at, i), "", "%q is not an environment", e)
-		}
-	}
-	if len(t.Keys) == 0 && len(t.Keyless) == 0 {
-		c.wrong(at, "add keys: or keyless:", "trust rule %q names no signer", t.Name)
-	}
-	for i, k := range t.Keys {
-		if (k.File == "") == (k.PEM == "") {
-			c.wrong(fmt.Sprintf("%s.keys[%d]", at, i), "", "a key needs either file or pem")
-		}
-	}
-	for i, k := range t.Keyless {
-		kat := fmt.Sprintf("%s.keyless[%d]", at, i)
-		if k.Issuer == "" {
-			c.wrong(kat, "", "keyless needs the exact issuer")
-		}
-		if (k.Subject == "") == (k.SubjectPrefix == "") {
-			c.wrong(kat, "", "keyless needs either subject or subjectPrefix")
-		}
-	}
-	switch {
-	case len(t.Keyless) > 0 && t.TrustedRoot == "":
-		c.wrong(at, "set trustedRoot to the trusted_root.json of your Sigstore", "keyless needs a trusted root")
-	case len(t.Keys) > 0 && t.TrustedRoot == "" && !t.InsecureIgnoreTlog:
-		c.wrong(at, "set trustedRoot, or insecureIgnoreTlog: true if your signatures are in no transparency log", "signatures by key are checked against a transparency log, and there is no trusted root")
-	}
-	for i, f := range t.SBOM.Formats {
-		c.oneOf(fmt.Sprintf("%s.sbom.formats[%d]", at, i), "SBOM format", f, "spdx", "cyclonedx")
-	}
-}
-
 func (c checker) policy(at string, p *Policy) {
-	if len(p.Library) == 0 && p.Path == "" {
-		c.wrong(at, "add library: or path:", "policy set %q is empty", p.Name)
+	if len(p.Library) == 0 && p.Path == "" && p.OCI == "" {
+		c.wrong(at, "add library:, path: or oci:", "policy set %q is empty", p.Name)
+	}
+	if name, digest, ok := strings.Cut(p.OCI, "@"); p.OCI != "" && (!ok || !ociName.MatchString(name) || !ociDigest.MatchString(digest)) {
+		c.wrong(at+".oci", "write oci://host/path@sha256:…", "%q does not name a policy bundle by its digest", p.OCI)
 	}
 	for i, t := range p.Targets {
 		c.oneOf(fmt.Sprintf("%s.targets[%d]", at, i), "target", t, "kubernetes", "terraform")

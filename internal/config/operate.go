@@ -58,8 +58,8 @@ func (c checker) signers(at string, list []Signer) map[string]bool {
 			c.wrong(sat, "", "signer %q is missing a name or defined twice", s.Name)
 		}
 		known[s.Name] = true
-		if s.AllowedSignersFile == "" && s.OpenPGPKeyFile == "" {
-			c.wrong(sat, "set allowedSignersFile or openpgpKeyFile", "signer %q has no key", s.Name)
+		if s.AllowedSignersFile == "" && s.OpenPGPKeyFile == "" && s.Identity == nil {
+			c.wrong(sat, "set allowedSignersFile, openpgpKeyFile or identity", "signer %q has no key", s.Name)
 		}
 	}
 	return known
@@ -124,6 +124,9 @@ func (c checker) onlySSH(at string, list []Signer) {
 	for i, s := range list {
 		if s.OpenPGPKeyFile != "" {
 			c.wrong(fmt.Sprintf("%s[%d]", at, i), "use allowedSignersFile", "an OpenPGP key cannot sign this")
+		}
+		if s.Identity != nil || s.Root != "" {
+			c.wrong(fmt.Sprintf("%s[%d]", at, i), "use allowedSignersFile", "a certificate cannot sign this")
 		}
 	}
 }

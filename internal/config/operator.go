@@ -14,7 +14,7 @@ type Operator struct {
 	Repositories []Repository  `json:"repositories" jsonschema_description:"The desired-state repositories to watch."`
 	Environments []Environment `json:"environments" jsonschema_description:"Where stacks may be deployed to, and with which credentials."`
 	Allow        []Allow       `json:"allow" jsonschema_description:"The operator's map: what a stack in which repository and path may ask for. Anything else is denied."`
-	Trust        []Trust       `json:"trust,omitempty" jsonschema_description:"Which artifacts are trusted. An artifact that no rule matches is denied."`
+	Trust        Trust         `json:"trust,omitempty" jsonschema_description:"Which artifacts are trusted. An artifact that no rule matches is denied."`
 	Registries   []Registry    `json:"registries,omitempty" jsonschema_description:"How to reach registries that need credentials, a private CA or plain HTTP."`
 	Policies     []Policy      `json:"policies" jsonschema_description:"Sets of conftest policies, used by name in environments."`
 	Drift        DriftDefaults `json:"drift,omitempty" jsonschema_description:"When everything is compared with the live world."`
@@ -36,15 +36,25 @@ type Listen struct {
 // Repository is one desired-state repository.
 type Repository struct {
 	Name     string     `json:"name" jsonschema_description:"How it is called in allow, in logs and in the ledger; lower case letters, digits and dashes, at most 63."`
-	URL      string     `json:"url" jsonschema_description:"https://…, ssh://git@host/…, git@host:path, or an absolute path. http:// only to loopback."`
+	URL      string     `json:"url,omitempty" jsonschema_description:"A Git repository: https://…, ssh://git@host/…, git@host:path, or an absolute path. http:// only to loopback. Required unless oci is set."`
+	OCI      *OCI       `json:"oci,omitempty" jsonschema_description:"An OCI artifact, instead of a Git repository. A trust rule of kind artifact says who must have signed it."`
 	Branch   string     `json:"branch,omitempty" jsonschema_description:"The branch that is followed, main by default."`
+	Tag      string     `json:"tag,omitempty" jsonschema_description:"Instead of a branch, a pattern of tags, such as v*: the one with the highest semantic version is followed. It must be annotated and signed, see commits.tagSigners. Pre-releases count only if the pattern has a \"-\"."`
 	Interval Duration   `json:"interval,omitempty" jsonschema_description:"How often the branch is looked at, 30s by default, with 10 % jitter."`
 	Anchor   string     `json:"anchor,omitempty" jsonschema_description:"A commit that you trust as the start: history before it is not judged. Without one, all history is."`
 	Auth     *Auth      `json:"auth,omitempty" jsonschema_description:"Credentials, used for the host of url and for no other."`
-	Commits  Commits    `json:"commits" jsonschema_description:"Who may change which path."`
+	Commits  Commits    `json:"commits,omitempty" jsonschema_description:"Who may change which path. Required unless oci is set."`
 	Limits   RepoLimits `json:"limits,omitempty" jsonschema_description:"What a snapshot may hold. More is an error."`
 	MaxAge   Duration   `json:"maxAge,omitempty" jsonschema_description:"For how long the head of the branch may be impossible to confirm before that is a finding, 1h by default."`
 	Webhook  *Webhook   `json:"webhook,omitempty" jsonschema_description:"How the forge says that something was pushed, so that it is looked at at once and not at the next interval. What it says is only a hint to look."`
+}
+
+// OCI is a desired state that is kept in an OCI registry.
+type OCI struct {
+	Reference   string            `json:"reference" jsonschema_description:"oci://host/path, without a tag."`
+	Tag         string            `json:"tag,omitempty" jsonschema_description:"The tag that is followed, for example production. The signed time of creation must grow: a tag that is moved back is refused."`
+	Semver      string            `json:"semver,omitempty" jsonschema_description:"Instead of tag, a range of versions, for example \">=1.2.0 <2.0.0\": the tag with the highest one is followed, and the signed version must grow. Pre-releases only if the range names one."`
+	Annotations map[string]string `json:"annotations,omitempty" jsonschema_description:"What the signed manifest must say, exactly: binds an artifact to one purpose."`
 }
 
 // Webhook is how a forge says that something was pushed. What it says is only a
@@ -71,27 +81,6 @@ type RepoLimits struct {
 	PathLength int   `json:"pathLength,omitempty" jsonschema_description:"Length of a path in bytes; 1024 if it is left out."`
 }
 
-// Commits says who may change what.
-type Commits struct {
-	Signers []Signer     `json:"signers" jsonschema_description:"Who signs commits. At least one: an unsigned history is not trusted."`
-	Rules   []CommitRule `json:"rules" jsonschema_description:"Each path that a commit changes must be allowed to its signer by a rule."`
-}
-
-// Signer is a person or a machine that signs commits.
-type Signer struct {
-	Name               string `json:"name" jsonschema_description:"How rules and the ledger call the signer; unique in its list."`
-	AllowedSignersFile string `json:"allowedSignersFile,omitempty" jsonschema_description:"SSH keys in the format of ssh-keygen(1), ALLOWED SIGNERS."`
-	OpenPGPKeyFile     string `json:"openpgpKeyFile,omitempty" jsonschema_description:"OpenPGP public keys, armoured or binary."`
-	NotBefore          *Date  `json:"notBefore,omitempty" jsonschema_description:"Since when the signer counts, at the time when Holdfast first saw the thing."`
-	NotAfter           *Date  `json:"notAfter,omitempty" jsonschema_description:"Until when the signer counts, at the time when Holdfast first saw the thing."`
-}
-
-// CommitRule allows signers to change paths.
-type CommitRule struct {
-	Paths   []string `json:"paths" jsonschema_description:"Globs; ** crosses folders."`
-	Signers []string `json:"signers" jsonschema_description:"Names of signers."`
-}
-
 // Environment is a place to deploy to.
 type Environment struct {
 	Name       string            `json:"name" jsonschema_description:"How allow and stacks call it; lower case letters, digits and dashes, at most 63."`
@@ -99,6 +88,7 @@ type Environment struct {
 	Variables  map[string]string `json:"variables,omitempty" jsonschema_description:"Replace ${NAME} in manifests. A name that is not set here is an error."`
 	Kubernetes *Kubernetes       `json:"kubernetes,omitempty" jsonschema_description:"A cluster. An environment has a cluster, a tool or both."`
 	Terraform  *Terraform        `json:"terraform,omitempty" jsonschema_description:"OpenTofu or Terraform."`
+	Platforms  []string          `json:"platforms,omitempty" jsonschema_description:"Platforms of an image index that run here: linux/arm64. Evidence that is not on the index must be on each of them; empty: on all."`
 	// EvidenceGrace is how long missing evidence is waited for.
 	EvidenceGrace Duration `json:"evidenceGrace,omitempty" jsonschema_description:"How long evidence that is missing is waited for from the first sight of an artifact, before it is a denial: build systems push first and sign seconds later. 10m by default; 0s is written as 1ns."`
 }
@@ -161,39 +151,6 @@ type IgnoreBound struct {
 	Days  int      `json:"days,omitempty" jsonschema_description:"How many days ahead an ignore rule may end; 90 by default."`
 }
 
-// Trust is one rule about artifacts.
-type Trust struct {
-	Name               string     `json:"name" jsonschema_description:"How evidence and the ledger call the rule."`
-	Kind               string     `json:"kind,omitempty" jsonschema:"enum=image" jsonschema_description:"Kind of artifact, image by default."`
-	Repositories       []string   `json:"repositories" jsonschema_description:"Globs on normalised names, segment by segment: ghcr.io/acme/**."`
-	Environments       []string   `json:"environments,omitempty" jsonschema_description:"Empty: all."`
-	Keys               []TrustKey `json:"keys,omitempty" jsonschema_description:"Public keys. A signature by one key or one identity of the rule is enough; a rule has at least one of them."`
-	Keyless            []Keyless  `json:"keyless,omitempty" jsonschema_description:"Identities in certificates of a Sigstore instance."`
-	TrustedRoot        string     `json:"trustedRoot,omitempty" jsonschema_description:"trusted_root.json of the Sigstore instance; required with keyless."`
-	InsecureIgnoreTlog bool       `json:"insecureIgnoreTlog,omitempty" jsonschema_description:"Accept signatures by key without a transparency log entry. Then nothing proves when a signature was made."`
-	SBOM               SBOM       `json:"sbom,omitempty" jsonschema_description:"What is asked of the software bill of materials."`
-}
-
-// TrustKey is a public key.
-type TrustKey struct {
-	Name string `json:"name" jsonschema_description:"How evidence calls the key."`
-	File string `json:"file,omitempty" jsonschema_description:"PEM file."`
-	PEM  string `json:"pem,omitempty" jsonschema_description:"The key itself."`
-}
-
-// Keyless is an identity in a Fulcio certificate.
-type Keyless struct {
-	Issuer        string `json:"issuer" jsonschema_description:"Exact OIDC issuer."`
-	Subject       string `json:"subject,omitempty" jsonschema_description:"Exact subject alternative name."`
-	SubjectPrefix string `json:"subjectPrefix,omitempty" jsonschema_description:"Path prefix of the subject, by whole segments."`
-}
-
-// SBOM says what is asked of the software bill of materials.
-type SBOM struct {
-	Required bool     `json:"required,omitempty" jsonschema_description:"Ask for an SBOM attestation for the same digest, by a signer of the same rule."`
-	Formats  []string `json:"formats,omitempty" jsonschema:"enum=spdx,enum=cyclonedx" jsonschema_description:"Empty: both."`
-}
-
 // Registry says how one registry is reached.
 type Registry struct {
 	Host         string   `json:"host" jsonschema_description:"host or host:port. Credentials go there and nowhere else."`
@@ -209,6 +166,7 @@ type Policy struct {
 	Name       string         `json:"name" jsonschema_description:"How environments call the set."`
 	Library    []string       `json:"library,omitempty" jsonschema_description:"Policies that Holdfast ships, by name: kubernetes/pod-security-baseline."`
 	Path       string         `json:"path,omitempty" jsonschema_description:"Folder with Rego policies and data files."`
+	OCI        string         `json:"oci,omitempty" jsonschema_description:"A bundle with Rego policies and data files in a registry, by digest: oci://host/path@sha256:…. A trust rule of kind policy says who must have signed it."`
 	Namespaces []string       `json:"namespaces,omitempty" jsonschema_description:"Rego packages to evaluate. Empty: all that hold rules."`
 	Targets    []string       `json:"targets,omitempty" jsonschema:"enum=kubernetes,enum=terraform" jsonschema_description:"Empty: both."`
 	Data       map[string]any `json:"data,omitempty" jsonschema_description:"Documents for the policies, under data."`

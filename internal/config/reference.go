@@ -16,7 +16,10 @@ func Reference(which string) ([]byte, error) {
 	case "operator":
 		o := &Operator{StateDir: "<stateDir>"}
 		sample(reflect.ValueOf(o).Elem())
+		oci := o.Repositories[0].OCI // with it, a repository has no branch
+		o.Repositories[0].OCI = nil
 		o.complete("")
+		o.Repositories[0].OCI = oci
 		o.StateDir = ""
 		return reference("holdfast.yaml", "operator", "the operator's file", reflect.ValueOf(o).Elem()), nil
 	case "stack":
@@ -117,8 +120,13 @@ func describe(prefix string, f reflect.StructField, v reflect.Value) (entry, []e
 func fields(prefix string, v reflect.Value) []entry {
 	var out []entry
 	for i := range v.NumField() {
-		e, inner := describe(prefix, v.Type().Field(i), v.Field(i))
-		out = append(append(out, e), inner...)
+		switch f := v.Type().Field(i); {
+		case f.Anonymous:
+			out = append(out, fields(prefix, v.Field(i))...)
+		case f.IsExported():
+			e, inner := describe(prefix, f, v.Field(i))
+			out = append(append(out, e), inner...)
+		}
 	}
 	return out
 }

@@ -289,16 +289,21 @@ allow:
   drift: [revert, report]
 
 trust:
-- name: acme-releases
-  repositories: ["{{registry}}/acme/**"]
-  keys: [{name: release, file: release.pub}]
-  trustedRoot: trusted_root.json
-  sbom: {required: true}
-- name: acme-keyless
-  repositories: ["{{registry}}/acme/keyless/**"]
-  keyless: [{issuer: {{issuer}}, subject: "{{identity}}"}]
-  trustedRoot: trusted_root.json
-  sbom: {required: true}
+  roots: [{name: sigstore, trustedRoot: trusted_root.json}]
+  signers:
+  - {name: release, key: {file: release.pub}, root: sigstore}
+  - {name: release-workflow, identity: {issuer: {{issuer}}, subject: {exact: "{{identity}}"}}, root: sigstore}
+  rules:
+  - name: acme-releases
+    repositories: ["{{registry}}/acme/**"]
+    require:
+    - signature: {signers: [release]}
+    - sbom: {signers: [release]}
+  - name: acme-keyless
+    repositories: ["{{registry}}/acme/keyless/**"]
+    require:
+    - signature: {signers: [release-workflow]}
+    - sbom: {signers: [release-workflow]}
 
 orders: {signers: [{name: alice, allowedSignersFile: orders.allowed_signers}]}
 

@@ -6,8 +6,11 @@
 // last applied commit (or the operator's anchor, or the root), and that each
 // step was signed by a known key, valid when Holdfast first saw the commit, of a
 // signer whom a rule permits every path of the step's diff, what a merge adds
-// on its own included. It refuses objects that two readers could understand
-// differently, weak keys and hashes, and to be built without signers or rules.
+// on its own included; and that whatever else a rule asks for is there: approvals
+// by others, an owner, a security key that verified who was there, a summary that
+// binds commit, repository and ref. It refuses objects that two readers could
+// understand differently, weak keys and hashes, certificates without a proven time,
+// tags that nobody signed, and to be built without signers or rules.
 package commit
 
 import (
@@ -19,8 +22,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/bmatcuk/doublestar/v4"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
@@ -44,26 +45,36 @@ type Signer struct {
 	Name    string
 	SSH     []AllowedSigner
 	OpenPGP [][]byte // public keys, armored or binary
+	// Certified is whom certificates must name, as gitsign has them made, and by
+	// what root they are judged. The root must prove the time of a signature.
+	Certified *verify.Signer
+	// UserVerified asks for signatures of security keys that verified, by PIN or
+	// fingerprint, who was there.
+	UserVerified bool
 	// NotBefore and NotAfter bound when the signer may sign, both inclusive;
 	// zero is unbounded. They come on top of what the keys say.
 	NotBefore, NotAfter time.Time
 }
 
-// Rule permits signers to change paths.
-type Rule struct {
-	Paths   []string // doublestar globs over slash-separated paths, from the root: "apps/**"
-	Signers []string // names of Config.Signers
-}
-
 // Config says whom to believe.
 type Config struct {
 	Repository string // for messages and evidence
+	// URI names the repository, and Ref what is followed there, in approvals and
+	// source attestations: a commit's own signature binds neither. Both are
+	// required where a rule asks for one.
+	URI, Ref string
 	// Anchor is the commit where judging starts when nothing was applied yet.
 	// It is trusted itself. Without it all history is judged.
-	Anchor     string
-	Signers    []Signer
-	Rules      []Rule
+	Anchor  string
+	Signers []Signer
+	Rules   []Rule
+	// Owners says whom the names in CODEOWNERS mean: names of Signers.
+	Owners map[string][]string
+	// Tags is set where tags are followed instead of a branch.
+	Tags       *Tags
 	MaxCommits int // steps judged at once at most; 10,000 if zero
+	// Prover makes what judges certificates; required where a signer is Certified.
+	Prover NewProver
 	// Revocations may grow at any time. A step by a revoked signer or key
 	// authorises nothing, whenever it was made: the date on it is the signer's
 	// own word. A revoked commit may not be head; what comes after it may. Nil
@@ -78,6 +89,17 @@ type History interface {
 	// ChangedPaths returns the paths that differ between the trees of two
 	// commits, both sides of renames included. An empty parent is the empty tree.
 	ChangedPaths(ctx context.Context, parent, child string) ([]string, error)
+	// File returns the content of a regular file in a commit's tree, and an error
+	// wrapping fs.ErrNotExist if there is none. It MUST NOT follow symlinks.
+	File(ctx context.Context, id, path string) ([]byte, error)
+	// Notes returns what the notes under a ref ("refs/notes/…") say about a commit:
+	// now, and when it was accepted. Strangers may have written it.
+	Notes(ctx context.Context, ref, id string) ([][]byte, error)
+	// Tag returns the newest tag that matches a pattern and leads to a commit: its
+	// name without refs/tags/, and the id and raw bytes of the tag object. Those of
+	// a lightweight tag, which has none, are the commit's id and nil. An error
+	// wrapping fs.ErrNotExist says that there is no such tag.
+	Tag(ctx context.Context, pattern, id string) (name, object string, raw []byte, err error)
 }
 
 // Verifier judges commits. It is safe for concurrent use.
@@ -85,10 +107,14 @@ type Verifier struct {
 	repository string
 	anchor     string
 	most       int
+	uri, ref   string
 	keys       keyring
 	revoked    *verify.Revocations
 	rules      []Rule
 	ruled      map[string]bool // signers that some rule names
+	forges     map[string]bool // signers whose merges some rule takes
+	owners     map[string][]string
+	tags       *Tags
 }
 
 // New returns a Verifier for c. It refuses, as fault.Invalid, a configuration
@@ -109,30 +135,16 @@ func New(c Config) (*Verifier, error) {
 	if c.MaxCommits < 0 {
 		return invalid("use a positive number", "maxCommits is negative")
 	}
-	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, revoked: c.Revocations, ruled: map[string]bool{}}
+	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, revoked: c.Revocations, uri: c.URI, ref: c.Ref}
 	if v.most == 0 {
 		v.most = defaultMaxCommits
 	}
 	var err error
-	if v.keys, err = newKeyring(c.Signers); err != nil {
+	if v.keys, err = newKeyring(c.Signers, c.Prover); err != nil {
 		return invalid("correct the signer's keys", "%w", err)
 	}
-	for i, r := range c.Rules {
-		if len(r.Paths) == 0 || len(r.Signers) == 0 {
-			return invalid("give each rule paths and signers", "rule %d has no paths or no signers", i+1)
-		}
-		for _, p := range r.Paths {
-			if p == "" || strings.HasPrefix(p, "/") || strings.HasPrefix(p, "./") || !doublestar.ValidatePattern(p) {
-				return invalid(`write globs from the root of the repository, such as "apps/**"`, "rule %d: %q is not a glob that could match", i+1, p)
-			}
-		}
-		for _, s := range r.Signers {
-			if !slices.ContainsFunc(c.Signers, func(k Signer) bool { return k.Name == s }) {
-				return invalid("add the signer, or correct the name", "rule %d names the signer %q, who is not configured", i+1, s)
-			}
-			v.ruled[s] = true
-		}
-		v.rules = append(v.rules, Rule{Paths: slices.Clone(r.Paths), Signers: slices.Clone(r.Signers)})
+	if err := v.setRules(c); err != nil {
+		return invalid(fault.HintOf(err), "%w", err)
 	}
 	return v, nil
 }
@@ -143,7 +155,8 @@ func New(c Config) (*Verifier, error) {
 //
 // The time now is when head was first seen: keys must be valid then, and at the
 // commit's own date, which its signer chose and which therefore can only
-// narrow. A refusal is fault.Denied and comes with the evidence so far, its last
+// narrow. A refusal is fault.Denied, or fault.Waiting where what is missing may
+// still come, such as an approval. It comes with the evidence so far, its last
 // check failed; errors of h keep their kind.
 func (v *Verifier) Verify(ctx context.Context, h History, from, head string, now time.Time) (verify.Evidence, error) {
 	ev := verify.Evidence{
@@ -189,37 +202,40 @@ func (v *Verifier) judgeAll(ctx context.Context, h History, ev verify.Evidence, 
 		ev.Checks = append(ev.Checks, verify.Check{Name: "commits", OK: true,
 			Detail: fmt.Sprintf("%d earlier commits, each signed and permitted by a rule", left)})
 	}
+	walk := &walk{v: v, h: h, now: now, steps: steps}
+	if v.tags != nil {
+		if err := walk.tagged(ctx, &ev, steps[len(steps)-1]); err != nil {
+			return v.refused(ev, steps[len(steps)-1], err)
+		}
+	}
 	for i, id := range steps {
 		if err := ctx.Err(); err != nil {
 			return ev, fault.Wrap(fault.Transient, op, "", err)
 		}
-		s, err := v.judge(ctx, h, id, now)
+		s, err := walk.judge(ctx, i)
 		if err != nil {
 			if i < len(steps)-maxChecks {
 				ev.Checks = nil // the summary promised too much
 			}
 			return v.refused(ev, id, err)
 		}
-		ev.RestsOn = verify.Anchors(ev.RestsOn, s.by.anchors)
+		ev.RestsOn = verify.Anchors(ev.RestsOn, s.anchors())
 		if i >= len(steps)-maxChecks {
-			ev.Checks = append(ev.Checks, verify.Check{Name: "commit", OK: true,
-				Detail: fmt.Sprintf("%s signed by %s (%s) for %d paths", short(id), s.by.signer, s.by, s.paths)})
+			ev.Checks = append(ev.Checks, s.checks(id)...)
 		}
 		if i == len(steps)-1 {
-			ev.Facts["signer"] = s.by.signer
-			ev.Facts["fingerprint"] = s.by.fingerprint
-			ev.Facts["author"] = s.commit.author.String()
+			s.describe(ev.Facts)
 			ev.Facts["commits"] = len(steps)
 		}
 	}
 	return ev, nil
 }
 
-// refused adds the failed check that err stands for, if it is a denial.
+// refused adds the failed check that err stands for, if it is a refusal.
 func (v *Verifier) refused(ev verify.Evidence, id string, err error) (verify.Evidence, error) {
-	if fault.KindOf(err) == fault.Denied {
+	if k := fault.KindOf(err); k == fault.Denied || k == fault.Waiting {
 		ev.Checks = append(ev.Checks, verify.Check{Name: "commit", OK: false, Found: err.Error(), Want: "a step that is signed and permitted by a rule",
-			Detail: short(id)})
+			Detail: short(id), Next: fault.HintOf(err)})
 	}
 	return ev, err
 }
@@ -229,7 +245,7 @@ func (v *Verifier) steps(ctx context.Context, h History, from, head string) ([]s
 	if head == v.anchor {
 		if from != "" {
 			// Only the very first step may start at the anchor: later it would be a way back.
-			if _, err := v.walk(ctx, h, head, from); err != nil {
+			if _, err := v.firstParents(ctx, h, head, from); err != nil {
 				return nil, err
 			}
 		}
@@ -242,19 +258,19 @@ func (v *Verifier) steps(ctx context.Context, h History, from, head string) ([]s
 	if base == "" {
 		base = v.anchor
 	}
-	return v.walk(ctx, h, head, base)
+	return v.firstParents(ctx, h, head, base)
 }
 
 // Follows checks that head is from, or comes after it along first parents. It
 // judges nothing: who signed which step is not asked.
 func (v *Verifier) Follows(ctx context.Context, h History, from, head string) error {
-	_, err := v.walk(ctx, h, head, from)
+	_, err := v.firstParents(ctx, h, head, from)
 	return err
 }
 
-// walk follows first parents from head to base (exclusive), or to the root if
+// firstParents follows first parents from head to base (exclusive), or to the root if
 // base is empty, and returns the ids oldest first.
-func (v *Verifier) walk(ctx context.Context, h History, head, base string) ([]string, error) {
+func (v *Verifier) firstParents(ctx context.Context, h History, head, base string) ([]string, error) {
 	var ids []string
 	for id := head; id != base; {
 		if err := ctx.Err(); err != nil {
@@ -296,59 +312,6 @@ func (v *Verifier) sideways(ctx context.Context, h History, head, base string) e
 		short(head), c.author, short(base))
 }
 
-// step is the outcome for one commit.
-type step struct {
-	commit *object
-	by     match
-	paths  int
-}
-
-// judge checks one commit: its form, its signature, and that its signer may
-// change every path that differs from its first parent.
-func (v *Verifier) judge(ctx context.Context, h History, id string, now time.Time) (step, error) {
-	c, err := load(ctx, h, id)
-	if err != nil {
-		return step{}, err
-	}
-	by, err := v.keys.verify(c, now)
-	if err != nil {
-		return step{}, fault.Wrap(fault.Denied, op, "", fmt.Errorf("commit %s by %s: %w", short(id), c.author, err))
-	}
-	if err := v.revoked.Check(by.anchors...); err != nil {
-		return step{}, denied("have the change signed by someone else; if it is old, set the anchor to a commit after it that you have checked",
-			"commit %s by %s: %w", short(id), c.author, err)
-	}
-	parent := ""
-	if len(c.parents) > 0 {
-		parent = c.parents[0]
-	}
-	paths, err := h.ChangedPaths(ctx, parent, id)
-	if err != nil {
-		return step{}, err
-	}
-	if !v.ruled[by.signer] { // an empty commit has no path that a rule could refuse
-		return step{}, denied("add a rule for the signer, or have the commit signed by another",
-			"commit %s by %s: signed by %s, whom no rule permits anything", short(id), c.author, by.signer)
-	}
-	for _, p := range paths {
-		if !v.permits(by.signer, p) {
-			return step{}, denied("have the commit signed by someone whom a rule permits this path, or add a rule",
-				"commit %s by %s: no rule permits %s to change %s", short(id), c.author, by.signer, clip(p))
-		}
-	}
-	return step{commit: c, by: by, paths: len(paths)}, nil
-}
-
-// permits reports whether a rule lets signer change path.
-func (v *Verifier) permits(signer, path string) bool {
-	return slices.ContainsFunc(v.rules, func(r Rule) bool {
-		return slices.Contains(r.Signers, signer) && slices.ContainsFunc(r.Paths, func(glob string) bool {
-			ok, err := doublestar.Match(glob, path)
-			return ok && err == nil
-		})
-	})
-}
-
 // load reads and parses one commit, and makes sure that the bytes are the ones
 // that id names.
 func load(ctx context.Context, h History, id string) (*object, error) {
@@ -356,7 +319,7 @@ func load(ctx context.Context, h History, id string) (*object, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Transient, op, "fetch the repository again", err)
 	}
-	if err := checkID(raw, id); err != nil {
+	if err := checkID("commit", raw, id); err != nil {
 		return nil, denied("fetch the repository again", "commit %s: %w", short(id), err)
 	}
 	c, err := parse(raw)
@@ -380,8 +343,9 @@ var commitID = regexp.MustCompile(`^[0-9a-f]{40}$`)
 func short(id string) string { return id[:min(len(id), 12)] }
 
 // clip makes text that an attacker may have chosen fit for one line of a log.
-func clip(s string) string {
-	const most = 120
+func clip(s string) string { return clipTo(s, 120) }
+
+func clipTo(s string, most int) string {
 	s = strings.ToValidUTF8(s[:min(len(s), most)], "?")
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -2,6 +2,7 @@ package commit
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,8 +15,10 @@ import (
 // The SSH signature namespaces of documents other than commits. A signature
 // made for one of them is none for another.
 const (
-	NamespaceOrder  = "order@holdfast.dev"  // a signed order
-	NamespaceConfig = "config@holdfast.dev" // an operator's file
+	NamespaceOrder     = "order@holdfast.dev"     // a signed order
+	NamespaceConfig    = "config@holdfast.dev"    // an operator's file
+	NamespaceException = "exception@holdfast.dev" // a file of exceptions from trust rules
+	NamespaceApproval  = "approval@holdfast.dev"  // an approval of a commit
 )
 
 // SignDocument signs message for a namespace, as ssh-keygen -Y sign does, and
@@ -28,20 +31,32 @@ func SignDocument(namespace string, message []byte, key ssh.Signer) ([]byte, err
 	return sshsig.Armor(sig), nil
 }
 
+// ErrOutOfTime is wrapped by what is signed as it must be, by a key or a signer
+// that does not count at this time.
+var ErrOutOfTime = errors.New("is not valid at")
+
 // VerifyDocument returns the name of the signer whose SSH key signed message for
 // a namespace. A key that is unknown, outside its window, not for the namespace
 // or revoked is an error; so is a certificate, since a document has no
 // committer that one could be for.
 func VerifyDocument(namespace string, signers []Signer, message, armored []byte, now time.Time, revoked *verify.Revocations) (string, error) {
+	m, err := verifyDocument(namespace, signers, message, armored, now)
+	if err != nil {
+		return "", err
+	}
+	return m.signer, revoked.Check(m.anchors...)
+}
+
+func verifyDocument(namespace string, signers []Signer, message, armored []byte, now time.Time) (match, error) {
 	sig, err := parseSSHSignature(string(armored))
 	if err != nil {
-		return "", because("sign it with ssh-keygen -Y sign -n "+namespace, "SSH signature: %w", err)
+		return match{}, because("sign it with ssh-keygen -Y sign -n "+namespace, "SSH signature: %w", err)
 	}
 	if sig.Namespace != namespace {
-		return "", because("sign it with ssh-keygen -Y sign -n "+namespace, "SSH signature: made for the namespace %q, not %q", clip(sig.Namespace), namespace)
+		return match{}, because("sign it with ssh-keygen -Y sign -n "+namespace, "SSH signature: made for the namespace %q, not %q", clip(sig.Namespace), namespace)
 	}
 	if err := sshsig.Verify(bytes.NewReader(message), sig, sig.PublicKey, sig.HashAlgorithm, namespace); err != nil {
-		return "", because("sign it again", "SSH signature: does not fit the document")
+		return match{}, because("sign it again", "SSH signature: does not fit the document")
 	}
 	refusal := because("have it signed by one of the signers", "signed by an unknown SSH key %s", keyFingerprint(sig.PublicKey))
 	for _, s := range signers {
@@ -49,15 +64,20 @@ func VerifyDocument(namespace string, signers []Signer, message, armored []byte,
 			if a.CertAuthority || !a.holds(sig.PublicKey) {
 				continue
 			}
-			if refusal = a.permitsDocument(s, namespace, now); refusal != nil {
+			refusal = a.permitsDocument(s, namespace, now)
+			if refusal == nil && s.UserVerified && !userVerified(sig) {
+				refusal = errNotVerified(s.Name)
+			}
+			if refusal != nil {
 				continue
 			}
-			return s.Name, revoked.Check(
-				verify.Anchor{Kind: verify.AnchorKey, Value: keyFingerprint(sig.PublicKey)},
-				verify.Anchor{Kind: verify.AnchorIdentity, Value: s.Name})
+			return match{signer: s.Name, kind: "ssh", fingerprint: keyFingerprint(sig.PublicKey), userVerified: userVerified(sig), anchors: []verify.Anchor{
+				{Kind: verify.AnchorKey, Value: keyFingerprint(sig.PublicKey)},
+				{Kind: verify.AnchorIdentity, Value: s.Name},
+			}}, nil
 		}
 	}
-	return "", refusal
+	return match{}, refusal
 }
 
 // permitsDocument checks a line's namespaces and both windows at time now.
@@ -70,7 +90,7 @@ func (a AllowedSigner) permitsDocument(s Signer, namespace string, now time.Time
 		from, to time.Time
 	}{{"the key (" + a.Location + ")", a.ValidAfter, a.ValidBefore}, {"signer " + s.Name, s.NotBefore, s.NotAfter}} {
 		if now.Before(w.from) || !w.to.IsZero() && now.After(w.to) {
-			return because("have it signed by a key that is valid, or change the window", "%s is not valid at %s", w.what, now.UTC().Format(time.RFC3339))
+			return because("have it signed by a key that is valid, or change the window", "%s %w %s", w.what, ErrOutOfTime, now.UTC().Format(time.RFC3339))
 		}
 	}
 	return nil

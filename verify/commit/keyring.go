@@ -32,14 +32,21 @@ type keyring struct{ signers []holder }
 
 type holder struct {
 	Signer
-	pgp openpgp.EntityList
+	pgp    openpgp.EntityList
+	prover Prover // of certificates; nil for a signer without an identity
 }
 
 // match says whose signature it was.
 type match struct {
 	signer      string
-	kind        string // "ssh" or "openpgp"
-	fingerprint string
+	kind        string // "ssh", "openpgp" or "x509"
+	fingerprint string // of the key; of a certificate, whom it names and who says so
+	// userVerified says that a security key made sure who was there, by PIN or
+	// fingerprint, and not only that someone was.
+	userVerified bool
+	// time is when others than the signer say that it was signed; zero where
+	// nobody does.
+	time time.Time
 	// anchors are all that the signature counts by: the signer's name, the
 	// principal, the key, and what stands above or below the key.
 	anchors []verify.Anchor
@@ -48,7 +55,7 @@ type match struct {
 // String returns the kind and the fingerprint.
 func (m match) String() string { return m.kind + " " + m.fingerprint }
 
-func newKeyring(signers []Signer) (keyring, error) {
+func newKeyring(signers []Signer, prover NewProver) (keyring, error) {
 	var k keyring
 	owner := map[string]string{} // key → signer: two names for one key would add up what both may do
 	claim := func(key, signer string) error {
@@ -65,7 +72,7 @@ func newKeyring(signers []Signer) (keyring, error) {
 		if slices.ContainsFunc(k.signers, func(h holder) bool { return h.Name == s.Name }) {
 			return k, fmt.Errorf("signer %q is listed twice", s.Name)
 		}
-		if len(s.SSH) == 0 && len(s.OpenPGP) == 0 {
+		if len(s.SSH) == 0 && len(s.OpenPGP) == 0 && s.Certified == nil {
 			return k, fmt.Errorf("signer %q has no keys", s.Name)
 		}
 		if !s.NotAfter.IsZero() && s.NotAfter.Before(s.NotBefore) {
@@ -95,6 +102,15 @@ func newKeyring(signers []Signer) (keyring, error) {
 				}
 			}
 			h.pgp = append(h.pgp, entities...)
+		}
+		if s.Certified != nil {
+			if s.UserVerified {
+				return k, fmt.Errorf("signer %q: a certificate does not say that its holder was verified by a security key", s.Name)
+			}
+			var err error
+			if h.prover, err = newCertified(s, prover); err != nil {
+				return k, fmt.Errorf("signer %q: %w", s.Name, err)
+			}
 		}
 		k.signers = append(k.signers, h)
 	}
@@ -190,8 +206,10 @@ func (k keyring) verify(c *object, now time.Time) (m match, err error) {
 		return k.verifySSH(c, now)
 	case strings.HasPrefix(c.signature, "-----BEGIN PGP SIGNATURE-----\n"):
 		return k.verifyOpenPGP(c, now)
+	case strings.HasPrefix(c.signature, "-----BEGIN "+pemCMS+"-----\n"):
+		return k.verifyCertified(c)
 	}
-	return match{}, because("sign the commit with an SSH or an OpenPGP key", "the signature is neither SSH nor OpenPGP")
+	return match{}, because("sign the commit with an SSH or an OpenPGP key, or with gitsign", "the signature is neither SSH nor OpenPGP nor X.509")
 }
 
 const hintUnknown = "add the key to the signers, or have the commit signed by one of them"
@@ -215,12 +233,16 @@ func (k keyring) verifySSH(c *object, now time.Time) (match, error) {
 			if !a.holds(sig.PublicKey) {
 				continue
 			}
-			err := a.permits(sig.PublicKey, c, now)
+			err := a.permits(sig, c, now)
 			if err == nil {
 				err = within("signer "+h.Name, h.NotBefore, h.NotAfter, c, now)
 			}
+			if err == nil && h.UserVerified && !userVerified(sig) {
+				err = errNotVerified(h.Name)
+			}
 			if err == nil {
-				return match{signer: h.Name, kind: "ssh", fingerprint: keyFingerprint(sig.PublicKey), anchors: sshAnchors(h.Name, c, sig.PublicKey)}, nil
+				return match{signer: h.Name, kind: "ssh", fingerprint: keyFingerprint(sig.PublicKey),
+					userVerified: userVerified(sig), anchors: sshAnchors(h.Name, c, sig.PublicKey)}, nil
 			}
 			refusal = err
 		}
@@ -243,7 +265,7 @@ func parseSSHSignature(armored string) (*sshsig.Signature, error) {
 	case ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521:
 	case ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
 		// PROTOCOL.u2f: the first byte after the signature holds the flags, bit 0 of which says that someone was there.
-		if len(sig.Signature.Rest) == 0 || sig.Signature.Rest[0]&1 == 0 {
+		if len(sig.Signature.Rest) == 0 || sig.Signature.Rest[0]&flagUserPresent == 0 {
 			return nil, errors.New("the security key was not touched")
 		}
 	default:
@@ -254,6 +276,30 @@ func parseSSHSignature(armored string) (*sshsig.Signature, error) {
 		key = cert.Key
 	}
 	return sig, checkKey(key)
+}
+
+// The flags of a security key's signature.
+// https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.u2f
+const (
+	flagUserPresent  = 1 << 0
+	flagUserVerified = 1 << 2
+)
+
+// userVerified reports whether a security key says that it verified who was
+// there. x/crypto has checked the signature over the flags, and looks at presence
+// only.
+func userVerified(sig *sshsig.Signature) bool {
+	switch sig.Signature.Format {
+	case ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
+		return len(sig.Signature.Rest) > 0 && sig.Signature.Rest[0]&flagUserVerified != 0
+	}
+	return false
+}
+
+// errNotVerified is the refusal of a signature that no security key vouches for.
+func errNotVerified(signer string) error {
+	return because("sign with a security key that asks for a PIN or a fingerprint: ssh-keygen -t ed25519-sk -O verify-required",
+		"%s has to be verified by a security key, and the signature does not say that anybody was", signer)
 }
 
 func keyFingerprint(key ssh.PublicKey) string {
@@ -306,7 +352,7 @@ func (a AllowedSigner) holds(key ssh.PublicKey) bool {
 
 // permits checks a line's namespaces, window and principals as ssh-keygen -Y
 // verify does, with the committer's email as the principal.
-func (a AllowedSigner) permits(key ssh.PublicKey, c *object, now time.Time) error {
+func (a AllowedSigner) permits(sig *sshsig.Signature, c *object, now time.Time) error {
 	if len(a.Namespaces) > 0 && !matchList(a.Namespaces, SSHNamespace) {
 		return because(`add "git" to the namespaces of the line`, "the key may not sign for the namespace %q (%s)", SSHNamespace, a.Location)
 	}
@@ -316,12 +362,22 @@ func (a AllowedSigner) permits(key ssh.PublicKey, c *object, now time.Time) erro
 	if !matchList(a.Principals, c.committer.email) {
 		return because("commit with an email that the line lists, or add the email", "the key is not for the committer %s (%s)", clip(c.committer.email), a.Location)
 	}
-	cert, ok := key.(*ssh.Certificate)
+	cert, ok := sig.PublicKey.(*ssh.Certificate)
 	if !ok {
 		return nil
 	}
-	return a.permitsCert(cert, c, now)
+	if err := a.permitsCert(cert, c, now); err != nil {
+		return err
+	}
+	if _, required := cert.CriticalOptions[verifyRequired]; required && !userVerified(sig) {
+		return errNotVerified(c.committer.email)
+	}
+	return nil
 }
+
+// verifyRequired is the critical option of certificates that count only with the
+// user-verified flag; see PROTOCOL.certkeys.
+const verifyRequired = "verify-required"
 
 // permitsCert checks a certificate: made by the authority, for users, with the
 // committer among its principals, valid at both times, nothing critical unknown.
@@ -334,7 +390,7 @@ func (a AllowedSigner) permitsCert(cert *ssh.Certificate, c *object, now time.Ti
 		return because(hint, "the certificate is signed with SHA-1")
 	}
 	for _, at := range []time.Time{now, c.committer.when} {
-		checker := ssh.CertChecker{Clock: func() time.Time { return at }}
+		checker := ssh.CertChecker{Clock: func() time.Time { return at }, SupportedCriticalOptions: []string{verifyRequired}}
 		if err := checker.CheckCert(c.committer.email, cert); err != nil {
 			return because(hint, "the certificate is not valid: %s", clip(err.Error()))
 		}
@@ -342,12 +398,19 @@ func (a AllowedSigner) permitsCert(cert *ssh.Certificate, c *object, now time.Ti
 	return nil
 }
 
+// moment is a time that a window is checked at, and what it is for people.
+type moment struct {
+	what string
+	t    time.Time
+}
+
 // within checks both times that matter against a window; zero is unbounded.
 func within(what string, from, to time.Time, c *object, now time.Time) error {
-	for _, at := range []struct {
-		what string
-		t    time.Time
-	}{{"when the commit was first seen", now}, {"on the commit's own date", c.committer.when}} {
+	return inWindow(what, from, to, moment{"when the commit was first seen", now}, moment{"on the commit's own date", c.committer.when})
+}
+
+func inWindow(what string, from, to time.Time, moments ...moment) error {
+	for _, at := range moments {
 		if at.t.Before(from) || !to.IsZero() && at.t.After(to) {
 			return because("have the commit signed by a key that is valid, or change the window",
 				"%s is not valid %s, %s", what, at.what, at.t.UTC().Format(time.RFC3339))
@@ -401,6 +464,9 @@ func (h holder) verifyOpenPGP(c *object, body []byte, issuer uint64, now time.Ti
 	}
 	if err := within("signer "+h.Name, h.NotBefore, h.NotAfter, c, now); err != nil {
 		return match{}, err
+	}
+	if h.UserVerified {
+		return match{}, errNotVerified(h.Name)
 	}
 	return match{signer: h.Name, kind: "openpgp", fingerprint: pgpFingerprint(entity), anchors: pgpAnchors(h.Name, entity, issuer)}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pjbgf/sha1cd"
 )
@@ -34,16 +35,23 @@ type ident struct {
 // String returns "name <email>", safe to print.
 func (i ident) String() string { return clip(i.name + " <" + i.email + ">") }
 
-// checkID makes sure that raw hashes to id, with detection of SHA-1 collisions.
-func checkID(raw []byte, id string) error {
+// checkID makes sure that an object of a kind hashes to id.
+func checkID(kind string, raw []byte, id string) error {
+	return checkSum(id, fmt.Appendf(nil, "%s %d\x00", kind, len(raw)), raw)
+}
+
+// checkSum makes sure that parts hash to a SHA-1 sum, with detection of
+// collisions: of bytes that are made to collide no sum says which they are.
+func checkSum(want string, parts ...[]byte) error {
 	h := sha1cd.New().(sha1cd.CollisionResistantHash)
-	fmt.Fprintf(h, "commit %d\x00", len(raw)) // a hash never fails
-	h.Write(raw)
+	for _, p := range parts {
+		h.Write(p) // a hash never fails
+	}
 	sum, collision := h.CollisionResistantSum(nil)
 	if collision {
 		return errors.New("its bytes are made to collide under SHA-1")
 	}
-	if got := hex.EncodeToString(sum); got != id {
+	if got := hex.EncodeToString(sum); got != want {
 		return fmt.Errorf("its bytes hash to %s", got)
 	}
 	return nil
@@ -113,12 +121,18 @@ func parse(raw []byte) (*object, error) {
 // rest reads the headers after the committer and takes the signature out.
 func (c *object) rest(raw []byte, headers []header) error {
 	c.payload = raw
+	encoded := false
 	seen := map[string]bool{}
 	for _, h := range headers {
 		switch h.key {
 		case "mergetag": // may repeat
 			continue
-		case "encoding", "change-id":
+		case "change-id":
+		case "encoding":
+			if !plainEncoding.MatchString(h.value) {
+				return fmt.Errorf("its encoding %q is not one in which ASCII is ASCII", clip(h.value))
+			}
+			encoded = !strings.HasPrefix(strings.ToLower(h.value), "utf")
 		case "gpgsig":
 			c.signature = h.value + "\n"
 			c.payload = append(bytes.Clone(raw[:h.start]), raw[h.end:]...)
@@ -134,8 +148,16 @@ func (c *object) rest(raw []byte, headers []header) error {
 		}
 		seen[h.key] = true
 	}
+	if who := c.author.name + c.author.email + c.committer.name + c.committer.email; !encoded && !utf8.ValidString(who) {
+		return errors.New("the author or the committer is not UTF-8, and no encoding header says what it is")
+	}
 	return nil
 }
+
+// plainEncoding are the encodings in which every byte below 128 is ASCII: in
+// others (UTF-7, UTF-16, ISO-2022-JP, Shift_JIS) one reader sees text where
+// another sees an address.
+var plainEncoding = regexp.MustCompile(`(?i)^(utf-8|utf8|us-ascii|iso-?8859-[0-9]{1,2}|latin-?[0-9]|windows-125[0-8]|cp125[0-8]|koi8-[ru]|euc-(jp|kr|cn|tw))$`)
 
 // split cuts the object's head into headers. A line that begins with a space
 // continues the one before.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -25,8 +26,36 @@ func (c *Client) Exists(ctx context.Context, s verify.Subject) error {
 	return err
 }
 
+// MediaType returns the media type of a manifest: the one that it says it has,
+// or, where it says none, the one that its content has. A document that two readers
+// could take for different things is refused (CVE-2021-41190).
+func MediaType(b []byte) (string, error) {
+	var m struct {
+		MediaType types.MediaType `json:"mediaType"`
+		Config    json.RawMessage `json:"config"`
+		Layers    json.RawMessage `json:"layers"`
+		Manifests json.RawMessage `json:"manifests"`
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return "", fmt.Errorf("not a manifest: %w", err)
+	}
+	image, index := m.Config != nil || m.Layers != nil, m.Manifests != nil
+	switch {
+	case image == index:
+		return "", errors.New("not a manifest: it must have either layers or manifests")
+	case m.MediaType != "" && m.MediaType.IsIndex() == index:
+		return string(m.MediaType), nil
+	case m.MediaType != "":
+		return "", fmt.Errorf("it says that it is %q, and is not", verify.Brief(string(m.MediaType)))
+	case index:
+		return string(types.OCIImageIndex), nil
+	default:
+		return string(types.OCIManifestSchema1), nil
+	}
+}
+
 // Platforms returns the runnable manifests of an index, and nothing for a plain
-// image. What BuildKit adds to an index under the platform unknown/unknown is not
+// image, each named as [verify.PlatformName] does. What BuildKit adds to an index under the platform unknown/unknown is not
 // runnable; an index inside an index is fault.Denied.
 func (c *Client) Platforms(ctx context.Context, s verify.Subject) ([]verify.Platform, error) {
 	const op = "verify/registry.Platforms"
@@ -34,15 +63,18 @@ func (c *Client) Platforms(ctx context.Context, s verify.Subject) ([]verify.Plat
 	if err != nil {
 		return nil, fault.Wrap(fault.Transient, op, "", err)
 	}
+	kind, err := MediaType(b)
+	if err != nil {
+		return nil, fault.New(fault.Denied, op, "push it again", "%s: %w", s.Pinned(), err)
+	}
+	if !types.MediaType(kind).IsIndex() {
+		return nil, nil
+	}
 	var m struct {
-		MediaType types.MediaType `json:"mediaType"`
 		Manifests []v1.Descriptor `json:"manifests"`
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, fault.New(fault.Denied, op, "push it again", "%s: not a manifest: %w", s.Pinned(), err)
-	}
-	if !m.MediaType.IsIndex() && len(m.Manifests) == 0 {
-		return nil, nil
 	}
 	if len(m.Manifests) > maxPlatforms {
 		return nil, fault.New(fault.Denied, op, "push one index for each artifact", "%s: an index of more than %d manifests", s.Pinned(), maxPlatforms)
@@ -52,12 +84,12 @@ func (c *Client) Platforms(ctx context.Context, s verify.Subject) ([]verify.Plat
 		if d.MediaType.IsIndex() {
 			return nil, fault.New(fault.Denied, op, "push one index with all platforms", "%s: an index inside an index", s.Pinned())
 		}
-		name := "any"
-		if d.Platform != nil {
-			name = d.Platform.String()
-		}
 		if d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown" {
 			continue
+		}
+		name := verify.AnyPlatform
+		if p := d.Platform; p != nil {
+			name = verify.PlatformName(p.OS, p.Architecture, p.Variant)
 		}
 		child := s
 		child.Digest = digest.Digest(d.Digest.String())

@@ -12,11 +12,11 @@ import (
 	spdxjson "github.com/spdx/tools-golang/json"
 
 	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/intoto"
 )
 
 // Caps on a document, beside the registry's on its bytes.
 const (
-	maxDepth = 64     // of the JSON
 	maxTools = 32     // named in facts
 	maxText  = 200    // bytes of one tool's name
 	maxNodes = 500000 // components, nested ones included
@@ -37,7 +37,7 @@ func parse(format string, b []byte) (d document, err error) {
 			d, err = document{}, fmt.Errorf("malformed: %v", r)
 		}
 	}()
-	if err := shallow(b); err != nil {
+	if err := intoto.Check(b); err != nil {
 		return d, err
 	}
 	switch format {
@@ -59,36 +59,6 @@ func parse(format string, b []byte) (d document, err error) {
 	}
 	d.format, d.tools = format, tidy(d.tools)
 	return d, nil
-}
-
-// shallow requires one JSON object that is not nested too deep.
-func shallow(b []byte) error {
-	trimmed := bytes.TrimSpace(b)
-	if len(trimmed) == 0 || trimmed[0] != '{' {
-		return errors.New("the predicate is not a JSON object")
-	}
-	if !json.Valid(trimmed) {
-		return errors.New("the predicate is not JSON")
-	}
-	depth, inString, escaped := 0, false, false
-	for _, c := range trimmed {
-		switch {
-		case escaped:
-			escaped = false
-		case inString:
-			escaped = c == '\\'
-			inString = c != '"'
-		case c == '"':
-			inString = true
-		case c == '{' || c == '[':
-			if depth++; depth > maxDepth {
-				return fmt.Errorf("nested deeper than %d", maxDepth)
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return nil
 }
 
 func tidy(tools []string) []string {
@@ -144,7 +114,7 @@ func cycloneDXTools(t *cdx.ToolsChoice) (tools []string) {
 	return tools
 }
 
-// countCycloneDX counts nested components too. shallow bounds the depth.
+// countCycloneDX counts nested components too. Their depth is bounded.
 func countCycloneDX(list *[]cdx.Component) (int, error) {
 	if list == nil {
 		return 0, nil

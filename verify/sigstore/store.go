@@ -83,7 +83,7 @@ type fetched struct {
 	attestation   bool
 }
 
-// claim returns the predicate type that c says it has, PredicateSign for a
+// claim returns the predicate type that c says it has, verify.PredicateSignature for a
 // signature in either layout, and "" where it cannot be told. It is not verified:
 // it only says whether c could be what someone looks for.
 func (c candidate) claim() (predicate string) {
@@ -96,7 +96,7 @@ func (c candidate) claim() (predicate string) {
 	case c.err != nil:
 		return ""
 	case c.legacy != nil && !c.attestation:
-		return PredicateSign
+		return verify.PredicateSignature
 	case c.legacy != nil:
 		return legacyClaim(c.legacy)
 	default:
@@ -192,15 +192,6 @@ func (st *Store) peek(ctx context.Context, s verify.Subject) (digest.Digest, err
 		return "", err
 	}
 	return digest.FromString(fmt.Sprint(parts)), nil
-}
-
-// exists returns an error unless the registry has the image itself.
-func (st *Store) exists(ctx context.Context, s verify.Subject) error {
-	d, err := st.client.PeekTag(ctx, s.Name, s.Digest.String())
-	if errors.Is(err, registry.ErrNotFound) || (err == nil && d != s.Digest) {
-		return fault.New(fault.Transient, "verify/sigstore", "", "%s: the registry shows no such image", s.Pinned())
-	}
-	return err
 }
 
 func (st *Store) fetch(ctx context.Context, s verify.Subject) ([]candidate, error) {
@@ -353,43 +344,6 @@ func (st *Store) legacyTag(ctx context.Context, s verify.Subject, suffix string,
 	return out, nil
 }
 
-// platforms returns the runnable manifests of an index. What BuildKit adds to
-// an index under the platform unknown/unknown is not runnable.
-func (st *Store) platforms(ctx context.Context, s verify.Subject) ([]verify.Platform, error) {
-	const op = "verify/sigstore.Platforms"
-	b, err := st.client.Manifest(ctx, s.Name, s.Digest)
-	if err != nil {
-		return nil, fault.Wrap(fault.Transient, op, "", err)
-	}
-	var m manifest
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, fault.New(fault.Denied, op, "", "%s: not a manifest: %w", s.Pinned(), err)
-	}
-	if m.MediaType != types.OCIImageIndex && m.MediaType != types.DockerManifestList && len(m.Manifests) == 0 {
-		return nil, nil
-	}
-	if len(m.Manifests) > maxCandidates {
-		return nil, tooMuch(s)
-	}
-	var out []verify.Platform
-	for _, d := range m.Manifests {
-		if d.MediaType.IsIndex() {
-			return nil, fault.New(fault.Denied, op, "push one index with all platforms", "%s: an index inside an index", s.Pinned())
-		}
-		name := "any"
-		if d.Platform != nil {
-			name = d.Platform.String()
-		}
-		if d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown" {
-			continue
-		}
-		child := s
-		child.Digest = digest.Digest(d.Digest.String())
-		out = append(out, verify.Platform{Name: name, Subject: child})
-	}
-	return out, nil
-}
-
 func parse(f fetched, b []byte) candidate {
 	c := candidate{where: f.where, layout: f.layout, attestation: f.attestation}
 	if f.layout == LayoutReferrers {
@@ -400,13 +354,38 @@ func parse(f fetched, b []byte) candidate {
 	return c
 }
 
+// maxParts is how many objects, lists and elements a bundle may have: an honest one
+// has some hundred, whatever is in its payload, which is one string. Each takes far
+// more memory than its bytes.
+const maxParts = 16_384
+
+// parts counts the objects, lists and elements of a JSON document.
+func parts(b []byte) (n int) {
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[', ',':
+			n++
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return n
+}
+
 func parseBundle(b []byte) (*sgbundle.Bundle, error) {
+	if parts(b) > maxParts {
+		return nil, fmt.Errorf("bundle: more than %d parts", maxParts)
+	}
 	var bundle sgbundle.Bundle
 	if err := bundle.UnmarshalJSON(b); err != nil {
-		return nil, fmt.Errorf("bundle: %w", err)
+		return nil, fmt.Errorf("bundle: %s", verify.Brief(err.Error()))
 	}
 	if !bundleTypes[bundle.GetMediaType()] {
-		return nil, fmt.Errorf("bundle of media type %q", bundle.GetMediaType())
+		return nil, fmt.Errorf("bundle of media type %q", verify.Brief(bundle.GetMediaType()))
 	}
 	return &bundle, nil
 }

@@ -1,16 +1,19 @@
 package sigstore
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 	"time"
@@ -21,55 +24,49 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/cosign/v2/pkg/oci"
 	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 
-	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/intoto"
 )
 
 const intotoPayload = "application/vnd.in-toto+json"
 
-// trust is one signer of a rule, ready for both libraries.
+// trust is one signer, ready for both libraries.
 type trust struct {
-	name   string
-	key    *verify.Anchor    // of a key; nil for a keyless identity
-	root   *root.TrustedRoot // of a keyless identity
-	bundle *sgverify.Verifier
-	policy sgverify.PolicyOption
-	legacy cosign.CheckOpts // without a ClaimVerifier: each use sets its own
+	signer  verify.Signer
+	key     *verify.Anchor       // of a key; nil for a keyless identity
+	subject *regexp.Regexp       // of a keyless identity
+	anyone  bool                 // see [Discover]: whoever the root certifies
+	root    *material            // nil for an unlogged key
+	trusted root.TrustedMaterial // of root and key
+	bundle  *sgverify.Verifier
+	policy  sgverify.PolicyOption
+	legacy  cosign.CheckOpts // without a ClaimVerifier: each use sets its own
 }
 
-func newTrusts(r verify.Rule) ([]trust, error) {
-	const op = "verify/sigstore.New"
-	var tr *root.TrustedRoot
-	if len(r.TrustedRoot) > 0 {
-		var err error
-		if tr, err = root.NewTrustedRootFromJSON(r.TrustedRoot); err != nil {
-			return nil, fault.New(fault.Invalid, op, "give the trusted_root.json of your Sigstore", "trusted root: %w", err)
-		}
-	}
-	var out []trust
-	for _, k := range r.Keys {
-		t, err := keyTrust(k, tr, r.InsecureIgnoreTlog)
+func newTrust(s verify.Signer) (trust, error) {
+	t := trust{signer: s}
+	var trusted root.TrustedMaterial = &root.BaseTrustedMaterial{}
+	options := []sgverify.VerifierOption{sgverify.WithNoObserverTimestamps()}
+	t.legacy = cosign.CheckOpts{Offline: true, IgnoreTlog: true}
+	if s.Root != nil {
+		m, err := newMaterial(s.Root)
 		if err != nil {
-			return nil, fault.New(fault.Invalid, op, "give a public key in PEM: ECDSA, RSA (2048 bits or more) or Ed25519", "key %q: %w", k.Name, err)
+			return t, fmt.Errorf("root %q: %w", s.Root.Name, err)
 		}
-		out = append(out, t)
+		t.root, trusted, options = m, m.TrustedMaterial, m.options(s.Identity != nil)
+		t.legacy.TrustedMaterial, t.legacy.IgnoreTlog = m.TrustedMaterial, s.Root.Log == 0
+		t.legacy.UseSignedTimestamps = len(m.TimestampingAuthorities()) > 0
 	}
-	for _, i := range r.Keyless {
-		if tr == nil {
-			return nil, fault.New(fault.Invalid, op, "set trustedRoot", "keyless identities need a trusted root")
-		}
-		t, err := identityTrust(i, tr)
-		if err != nil {
-			return nil, fault.New(fault.Invalid, op, "", "identity %s: %w", i, err)
-		}
-		out = append(out, t)
+	if s.Key != nil {
+		return t, t.trustKey(trusted, options)
 	}
-	return out, nil
+	return t, t.trustIdentity(trusted, options)
 }
 
 // keyMaterial is a trusted root in which one key answers to every hint: which
@@ -83,43 +80,96 @@ func (m keyMaterial) PublicKeyVerifier(string) (root.TimeConstrainedVerifier, er
 	return m.key, nil
 }
 
-func keyTrust(k verify.Key, tr *root.TrustedRoot, ignoreTlog bool) (trust, error) {
-	pub, err := cryptoutils.UnmarshalPEMToPublicKey(k.PEM)
+func (t *trust) trustKey(trusted root.TrustedMaterial, options []sgverify.VerifierOption) error {
+	pub, err := cryptoutils.UnmarshalPEMToPublicKey(t.signer.Key.PEM)
 	if err != nil {
-		return trust{}, err
+		return fmt.Errorf("give a public key in PEM: ECDSA, RSA (2048 bits or more) or Ed25519: %w", err)
 	}
 	if err := strong(pub); err != nil {
-		return trust{}, err
+		return err
 	}
-	verifier, err := signature.LoadVerifier(pub, crypto.SHA256)
+	verifier, err := keyVerifier(pub)
 	if err != nil {
-		return trust{}, err
-	}
-	name := k.Name
-	if name == "" {
-		name = "unnamed"
+		return err
 	}
 	anchor, err := keyAnchor(pub)
 	if err != nil {
-		return trust{}, err
+		return err
 	}
-	t := trust{name: "key " + name, key: &anchor, policy: sgverify.WithKey()}
-	material := keyMaterial{
-		TrustedMaterial: &root.BaseTrustedMaterial{},
-		key:             root.NewExpiringKey(verifier, time.Time{}, time.Time{}),
+	t.key, t.policy, t.legacy.SigVerifier = &anchor, sgverify.WithKey(), verifier
+	t.trusted = keyMaterial{TrustedMaterial: trusted, key: root.NewExpiringKey(verifier, t.signer.NotBefore, t.signer.NotAfter)}
+	t.bundle, err = sgverify.NewVerifier(t.trusted, options...)
+	return err
+}
+
+func (t *trust) trustIdentity(trusted root.TrustedMaterial, options []sgverify.VerifierOption) (err error) {
+	i := t.signer.Identity
+	if t.subject, err = i.Subject.Regexp(); err != nil {
+		return err
 	}
-	t.legacy = cosign.CheckOpts{SigVerifier: verifier, Offline: true, IgnoreTlog: true}
-	options := []sgverify.VerifierOption{sgverify.WithNoObserverTimestamps()}
-	if !ignoreTlog {
-		if tr == nil {
-			return trust{}, errors.New("a transparency log is required and there is no trusted root")
+	if t.root == nil {
+		return errors.New("an identity needs a root")
+	}
+	// Neither library anchors a pattern; ours is. What they compare is compared
+	// again in [trust.identify].
+	if i.Issuer == "" {
+		t.policy = sgverify.WithoutIdentitiesUnsafe() // certificates of one's own have no issuer extension
+	} else {
+		id, err := sgverify.NewShortCertificateIdentity(i.Issuer, "", "", t.subject.String())
+		if err != nil {
+			return err
 		}
-		material.TrustedMaterial = tr
-		t.legacy.IgnoreTlog, t.legacy.TrustedMaterial = false, tr
-		options = []sgverify.VerifierOption{sgverify.WithTransparencyLog(1), sgverify.WithObserverTimestamps(1)}
+		t.policy = sgverify.WithCertificateIdentity(id)
 	}
-	t.bundle, err = sgverify.NewVerifier(material, options...)
-	return t, err
+	t.legacy.Identities = []cosign.Identity{{Issuer: i.Issuer, SubjectRegExp: t.subject.String()}}
+	t.legacy.IgnoreSCT = !t.signer.Root.CertificateLog
+	t.trusted = trusted
+	t.bundle, err = sgverify.NewVerifier(trusted, options...)
+	return err
+}
+
+// anyOf verifies what one of several verifiers of the same key accepts.
+type anyOf []signature.Verifier
+
+func (v anyOf) PublicKey(o ...signature.PublicKeyOption) (crypto.PublicKey, error) {
+	return v[0].PublicKey(o...)
+}
+
+func (v anyOf) VerifySignature(sig, message io.Reader, o ...signature.VerifyOption) error {
+	rawSig, err := io.ReadAll(sig)
+	if err != nil {
+		return err
+	}
+	raw, err := io.ReadAll(message)
+	if err != nil {
+		return err
+	}
+	for _, one := range v {
+		if err = one.VerifySignature(bytes.NewReader(rawSig), bytes.NewReader(raw), o...); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// keyVerifier returns what verifies signatures of a key. Of keys over P-384 and
+// P-521 it takes those over the curve's own digest, and, as sigstore-go does of
+// certificates, over SHA-256, which older clients sign.
+func keyVerifier(pub crypto.PublicKey) (signature.Verifier, error) {
+	v, err := signature.LoadVerifier(pub, crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	ec, ok := pub.(*ecdsa.PublicKey)
+	own := crypto.SHA384
+	switch {
+	case !ok, ec.Curve == elliptic.P256():
+		return v, nil
+	case ec.Curve == elliptic.P521():
+		own = crypto.SHA512
+	}
+	first, err := signature.LoadVerifier(pub, own)
+	return anyOf{first, v}, err
 }
 
 // keyAnchor names a key by the SHA-256 of its PKIX form:
@@ -129,50 +179,14 @@ func keyAnchor(pub crypto.PublicKey) (verify.Anchor, error) {
 	return verify.Anchor{Kind: verify.AnchorKey, Value: digest.FromBytes(der).String()}, err
 }
 
-// anchors returns what a candidate that t accepted rests on: the key, or all
-// subjects of the certificate.
-func (t trust) anchors(c candidate) ([]verify.Anchor, error) {
-	if t.key != nil {
-		return []verify.Anchor{*t.key}, nil
-	}
-	cert, err := c.certificate()
-	if err != nil {
-		return nil, err
-	}
-	var out []verify.Anchor
-	for _, san := range cryptoutils.GetSubjectAlternateNames(cert) {
-		out = append(out, verify.Anchor{Kind: verify.AnchorIdentity, Value: san})
-	}
-	if len(out) == 0 {
-		return nil, errors.New("the certificate names nobody")
-	}
-	return out, nil
-}
-
-// certificate returns the certificate that c was signed with.
-func (c candidate) certificate() (*x509.Certificate, error) {
-	var cert *x509.Certificate
-	if c.bundle != nil {
-		content, err := c.bundle.VerificationContent()
-		if err != nil {
-			return nil, err
-		}
-		cert = content.Certificate()
-	} else {
-		var err error
-		if cert, err = c.legacy.Cert(); err != nil {
-			return nil, err
-		}
-	}
-	if cert == nil {
-		return nil, errors.New("there is no certificate")
-	}
-	return cert, nil
-}
-
 func strong(pub crypto.PublicKey) error {
 	switch k := pub.(type) {
-	case *ecdsa.PublicKey, ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if k.Curve.Params().BitSize < 256 {
+			return fmt.Errorf("an ECDSA key over %s is too weak", k.Curve.Params().Name)
+		}
+		return nil
+	case ed25519.PublicKey:
 		return nil
 	case *rsa.PublicKey:
 		if k.N.BitLen() < 2048 {
@@ -184,152 +198,282 @@ func strong(pub crypto.PublicKey) error {
 	}
 }
 
-func identityTrust(i verify.Identity, tr *root.TrustedRoot) (trust, error) {
-	if i.Issuer == "" || (i.Subject == "") == (i.SubjectPrefix == "") {
-		return trust{}, errors.New("needs an issuer, and either a subject or a subject prefix")
+// identify completes st with who made it, at the times that were proven, if that
+// is t's signer. cert is the certificate that it was made with, or nil.
+func (t trust) identify(st verify.Statement, cert *x509.Certificate, times []time.Time) (verify.Statement, error) {
+	st.Signers = []string{t.signer.Name}
+	for _, at := range times {
+		if st.Time.IsZero() || at.Before(st.Time) {
+			st.Time = at
+		}
 	}
-	pattern := subjectPattern(i)
-	id, err := sgverify.NewShortCertificateIdentity(i.Issuer, "", i.Subject, pattern)
+	if err := t.inWindow(st.Time); err != nil {
+		return verify.Statement{}, err
+	}
+	if t.key != nil {
+		st.Party, st.RestsOn = t.key.Value, []verify.Anchor{*t.key}
+		return st, nil
+	}
+	if cert == nil {
+		return verify.Statement{}, errors.New("there is no certificate")
+	}
+	c, err := describe(cert)
 	if err != nil {
-		return trust{}, err
+		return verify.Statement{}, err
 	}
-	// Threshold 1 each. The observer's time is a Rekor v1 entry's, or a
-	// timestamp authority's, which Rekor v2 entries need.
-	v, err := sgverify.NewVerifier(tr, sgverify.WithSignedCertificateTimestamps(1),
-		sgverify.WithTransparencyLog(1), sgverify.WithObserverTimestamps(1))
+	if err := t.names(c); err != nil {
+		return verify.Statement{}, err
+	}
+	st.Certificate, st.Party = &c, c.Issuer+" "+c.Subject
+	for _, san := range cryptoutils.GetSubjectAlternateNames(cert) {
+		st.RestsOn = append(st.RestsOn, verify.Anchor{Kind: verify.AnchorIdentity, Value: san})
+	}
+	if len(st.RestsOn) == 0 {
+		return verify.Statement{}, errors.New("the certificate names nobody")
+	}
+	if key, err := keyAnchor(cert.PublicKey); err == nil && t.root.current() { // a certificate that lives long has a key that one may have to revoke
+		st.RestsOn = append(st.RestsOn, key)
+	}
+	if t.root.current() { // nothing proves when it was signed: it ends with the certificate
+		st.Time, st.NotAfter = time.Time{}, cert.NotAfter
+	}
+	return st, nil
+}
+
+// names checks that a certificate is for t's signer.
+func (t trust) names(c verify.Certificate) error {
+	i := t.signer.Identity
+	switch {
+	case t.anyone:
+		return nil
+	case i.Issuer != c.Issuer:
+		return fmt.Errorf("the certificate is for issuer %q", c.Issuer)
+	case !t.subject.MatchString(c.Subject):
+		return fmt.Errorf("the certificate is for %q", c.Subject)
+	case i.Build == nil:
+		return nil
+	}
+	if why := i.Build.Check(c); len(why) > 0 {
+		return fmt.Errorf("the certificate is for another build: %s", strings.Join(why, "; "))
+	}
+	return nil
+}
+
+// inWindow checks the proven time of a signature against the signer's window
+// (CVE-2026-54787). A time that has not come yet is a clock that is wrong: it
+// would be fresh for as long as it is ahead.
+func (t trust) inWindow(at time.Time) error {
+	from, to := t.signer.NotBefore, t.signer.NotAfter
+	switch {
+	case at.After(time.Now().Add(intoto.Skew)):
+		return fmt.Errorf("signed %s, which is in the future", at.Format(time.RFC3339))
+	case from.IsZero() && to.IsZero():
+		return nil
+	case at.IsZero():
+		return errors.New("nothing proves when it was signed, and the signer counts for some time only")
+	case !from.IsZero() && at.Before(from):
+		return fmt.Errorf("signed %s, and the signer counts from %s on", at.Format(time.RFC3339), from.Format(time.RFC3339))
+	case !to.IsZero() && !at.Before(to):
+		return fmt.Errorf("signed %s, and the signer counts until %s", at.Format(time.RFC3339), to.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// describe reads what a certificate says of its holder.
+func describe(cert *x509.Certificate) (verify.Certificate, error) {
+	s, err := certificate.SummarizeCertificate(cert)
 	if err != nil {
-		return trust{}, err
+		return verify.Certificate{}, fmt.Errorf("certificate: %w", err)
 	}
-	return trust{
-		name:   i.String(),
-		root:   tr,
-		bundle: v,
-		policy: sgverify.WithCertificateIdentity(id),
-		legacy: cosign.CheckOpts{
-			TrustedMaterial:     tr,
-			Identities:          []cosign.Identity{{Issuer: i.Issuer, Subject: i.Subject, SubjectRegExp: pattern}},
-			Offline:             true,
-			UseSignedTimestamps: len(tr.TimestampingAuthorities()) > 0,
-		},
+	return verify.Certificate{
+		Issuer: s.Issuer, Subject: s.SubjectAlternativeName,
+		BuildSigner: s.BuildSignerURI, BuildSignerDigest: s.BuildSignerDigest, Runner: s.RunnerEnvironment,
+		SourceRepository: s.SourceRepositoryURI, SourceDigest: s.SourceRepositoryDigest, SourceRef: s.SourceRepositoryRef,
+		SourceRepositoryID: s.SourceRepositoryIdentifier, SourceOwner: s.SourceRepositoryOwnerURI, SourceOwnerID: s.SourceRepositoryOwnerIdentifier,
+		BuildConfig: s.BuildConfigURI, BuildConfigDigest: s.BuildConfigDigest, Trigger: s.BuildTrigger,
+		Run: s.RunInvocationURI, Visibility: s.SourceRepositoryVisibilityAtSigning, Deployment: deployment(cert),
 	}, nil
 }
 
-// subjectPattern is a verify.Identity's SubjectPrefix for the two libraries,
-// which only know regular expressions. Neither anchors them.
-func subjectPattern(i verify.Identity) string {
-	if i.SubjectPrefix == "" {
-		return ""
-	}
-	return `\A` + regexp.QuoteMeta(strings.TrimSuffix(i.SubjectPrefix, "/")) + `(?:/(?s:.*))?\z`
-}
-
-func (t trust) proveBundle(b *sgbundle.Bundle, d digest.Digest) (proof, error) {
-	sum, err := hex.DecodeString(d.Encoded())
-	if err != nil {
-		return proof{}, err
-	}
+func (t trust) proveBundle(b *sgbundle.Bundle, d digest.Digest) (verify.Statement, error) {
 	env, err := b.Envelope()
 	if err != nil {
-		return proof{}, fmt.Errorf("not a signed statement: %w", err)
-	}
-	if _, err := t.bundle.Verify(b, sgverify.NewPolicy(sgverify.WithArtifactDigest("sha256", sum), t.policy)); err != nil {
-		return proof{}, err
+		return verify.Statement{}, fmt.Errorf("not a signed statement: %w", err)
 	}
 	if env.PayloadType != intotoPayload {
-		return proof{}, fmt.Errorf("payload type %q", env.PayloadType)
+		return verify.Statement{}, fmt.Errorf("payload type %q", intoto.Short(env.PayloadType))
 	}
-	raw, err := env.DecodeB64Payload()
+	about, err := digestPolicy(d)
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
+	}
+	by, err := t.check(b, about, verify.Statement{})
+	if err != nil {
+		return verify.Statement{}, err
+	}
+	raw, err := env.DecodeB64Payload() // not before the signature was checked
+	if err != nil {
+		return verify.Statement{}, err
 	}
 	st, err := parseStatement(raw, d)
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
-	return proof{statement: st, signature: st.PredicateType == PredicateSign}, nil
+	by.Subject, by.Subjects, by.PredicateType, by.Predicate = st.Subject, st.Subjects, st.PredicateType, st.Predicate
+	return by, nil
 }
 
-func (t trust) proveLegacySignature(ctx context.Context, sig oci.Signature, d digest.Digest) (proof, error) {
+func digestPolicy(d digest.Digest) (sgverify.ArtifactPolicyOption, error) {
+	sum, err := hex.DecodeString(d.Encoded())
+	if err != nil {
+		return nil, err
+	}
+	return sgverify.WithArtifactDigest("sha256", sum), nil
+}
+
+// observed returns the times that others than the signer proved, after counting
+// who they are.
+func (t trust) observed(b *sgbundle.Bundle, result *sgverify.VerificationResult) ([]time.Time, error) {
+	if t.root == nil {
+		return nil, nil
+	}
+	if err := t.root.count(b, result, t.trusted); err != nil {
+		return nil, err
+	}
+	var times []time.Time
+	for _, ts := range result.VerifiedTimestamps {
+		times = append(times, ts.Timestamp)
+	}
+	return times, nil
+}
+
+func (t trust) proveLegacySignature(ctx context.Context, sig oci.Signature, d digest.Digest) (verify.Statement, error) {
 	h, err := v1.NewHash(d.String())
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
+	}
+	if err := t.legacyPossible(); err != nil {
+		return verify.Statement{}, err
 	}
 	co := t.legacy
 	co.ClaimVerifier = cosign.SimpleClaimVerifier // nil would accept a signature of any image
 	if _, err := cosign.VerifyImageSignature(ctx, sig, h, &co); err != nil {
-		return proof{}, err
-	}
-	if err := t.trustedWhenLogged(sig); err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
 	raw, err := sig.Payload()
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
 	if err := checkSimpleSigning(raw, d); err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
-	return proof{signature: true}, nil
+	return t.identifyLegacy(verify.Statement{Subject: d, PredicateType: verify.PredicateSignature}, sig)
 }
 
-func (t trust) proveLegacyAttestation(ctx context.Context, att oci.Signature, d digest.Digest) (proof, error) {
+func (t trust) proveLegacyAttestation(ctx context.Context, att oci.Signature, d digest.Digest) (verify.Statement, error) {
 	h, err := v1.NewHash(d.String())
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
+	}
+	if err := t.legacyPossible(); err != nil {
+		return verify.Statement{}, err
 	}
 	co := t.legacy
 	co.ClaimVerifier = cosign.IntotoSubjectClaimVerifier // nil would accept an attestation of any image
 	if _, err := cosign.VerifyBlobAttestation(ctx, att, h, &co); err != nil {
-		return proof{}, err
-	}
-	if err := t.trustedWhenLogged(att); err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
 	payload, err := att.Payload()
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
 	var env dsse.Envelope
 	if err := json.Unmarshal(payload, &env); err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
 	if env.PayloadType != intotoPayload {
-		return proof{}, fmt.Errorf("payload type %q", env.PayloadType)
+		return verify.Statement{}, fmt.Errorf("payload type %q", intoto.Short(env.PayloadType))
+	}
+	if len(env.Signatures) != 1 { // the log may have recorded another one
+		return verify.Statement{}, fmt.Errorf("%d signatures in one envelope", len(env.Signatures))
 	}
 	raw, err := env.DecodeB64Payload()
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
 	st, err := parseStatement(raw, d)
 	if err != nil {
-		return proof{}, err
+		return verify.Statement{}, err
 	}
-	if st.PredicateType == PredicateSign {
-		return proof{}, errors.New("a signature statement in the place of an attestation")
+	if st.PredicateType == verify.PredicateSignature {
+		return verify.Statement{}, errors.New("a signature statement in the place of an attestation")
 	}
-	return proof{statement: st}, nil
+	return t.identifyLegacy(st, att)
 }
 
-// trustedWhenLogged checks what cosign leaves open: it asks whether the authority
-// was trusted at the beginning that a certificate gives itself, which whoever
-// has the key of an authority that has ended can set back. The log's time counts.
-func (t trust) trustedWhenLogged(sig oci.Signature) error {
-	if t.root == nil {
+// legacyPossible refuses what the older layout cannot prove.
+func (t trust) legacyPossible() error {
+	switch r := t.signer.Root; {
+	case r == nil:
 		return nil
+	case r.Log > 1 || r.Timestamps > 1:
+		return errors.New("the older layout has one log entry and one timestamp, and more are asked for: sign into a bundle")
+	case len(r.Authorities) > 0:
+		return errors.New("certificate authorities of one's own are read in bundles only: sign into a bundle")
+	}
+	return nil
+}
+
+// identifyLegacy is identify for the older layout. It checks what cosign leaves
+// open: cosign asks whether the authority was trusted at the beginning that a
+// certificate gives itself, which whoever has the key of an authority that has
+// ended can set back. The time that others proved counts.
+func (t trust) identifyLegacy(st verify.Statement, sig oci.Signature) (verify.Statement, error) {
+	if t.root == nil {
+		return t.identify(st, nil, nil)
+	}
+	var times []time.Time
+	if t.signer.Root.Log > 0 {
+		entry, err := sig.Bundle()
+		if err != nil {
+			return verify.Statement{}, err
+		}
+		if entry == nil {
+			return verify.Statement{}, errors.New("no log entry")
+		}
+		times = append(times, time.Unix(entry.Payload.IntegratedTime, 0))
+	}
+	if t.signer.Root.Timestamps > 0 {
+		ts, err := cosign.VerifyRFC3161Timestamp(sig, &t.legacy)
+		if err != nil {
+			return verify.Statement{}, err
+		}
+		if ts == nil {
+			return verify.Statement{}, errors.New("no timestamp")
+		}
+		times = append(times, ts.Time)
+	}
+	if len(times) == 0 {
+		return verify.Statement{}, errors.New("nothing proves when it was signed")
 	}
 	cert, err := sig.Cert()
 	if err != nil {
-		return err
+		return verify.Statement{}, err
 	}
-	entry, err := sig.Bundle()
-	if err != nil {
-		return err
+	switch {
+	case t.key != nil && cert != nil: // the log has recorded the certificate, and whoever looks for the key finds nothing
+		return verify.Statement{}, errors.New("expected a signature by a key, not by a certificate")
+	case t.key != nil:
+		return t.identify(st, nil, times)
+	case cert == nil:
+		return verify.Statement{}, errors.New("no certificate")
 	}
-	if cert == nil || entry == nil {
-		return errors.New("no certificate or no log entry")
+	for _, at := range times {
+		if _, err := sgverify.VerifyLeafCertificate(at, cert, t.root.TrustedMaterial); err != nil {
+			return verify.Statement{}, err
+		}
 	}
-	_, err = sgverify.VerifyLeafCertificate(time.Unix(entry.Payload.IntegratedTime, 0), cert, t.root)
-	return err
+	return t.identify(st, cert, times)
 }
 
 // checkSimpleSigning checks the type that cosign's claim verifier leaves
@@ -344,7 +488,7 @@ func checkSimpleSigning(raw []byte, d digest.Digest) error {
 			} `json:"image"`
 		} `json:"critical"`
 	}
-	if err := json.Unmarshal(raw, &p); err != nil {
+	if err := intoto.Decode(raw, &p); err != nil {
 		return fmt.Errorf("signature payload: %w", err)
 	}
 	if p.Critical.Type != "cosign container image signature" {
@@ -367,14 +511,12 @@ const (
 // that it is about d.
 func parseStatement(raw []byte, d digest.Digest) (verify.Statement, error) {
 	var st struct {
-		Type          string `json:"_type"`
-		PredicateType string `json:"predicateType"`
-		Subject       []struct {
-			Digest map[string]string `json:"digest"`
-		} `json:"subject"`
-		Predicate json.RawMessage `json:"predicate"`
+		Type          string                    `json:"_type"`
+		PredicateType string                    `json:"predicateType"`
+		Subject       []verify.StatementSubject `json:"subject"`
+		Predicate     json.RawMessage           `json:"predicate"`
 	}
-	if err := json.Unmarshal(raw, &st); err != nil {
+	if err := intoto.Decode(raw, &st); err != nil {
 		return verify.Statement{}, fmt.Errorf("statement: %w", err)
 	}
 	if st.Type != statementV1 && st.Type != statementV01 {
@@ -385,7 +527,7 @@ func parseStatement(raw []byte, d digest.Digest) (verify.Statement, error) {
 	}
 	for _, s := range st.Subject {
 		if s.Digest["sha256"] == d.Encoded() {
-			return verify.Statement{Subject: d, PredicateType: st.PredicateType, Predicate: st.Predicate}, nil
+			return verify.Statement{Subject: d, Subjects: st.Subject, PredicateType: st.PredicateType, Predicate: st.Predicate}, nil
 		}
 	}
 	return verify.Statement{}, fmt.Errorf("the statement is not about %s", d)

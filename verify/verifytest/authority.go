@@ -1,29 +1,30 @@
 // Package verifytest owns a throwaway Sigstore that signs for real, for tests
-// and the demo: a certificate authority with a certificate transparency log, a
-// Rekor log, and named keys. It also pushes small images, and [Run] is the
-// suite that every set of image verifiers must pass.
+// and the demo: a certificate authority with a certificate transparency log,
+// Rekor logs of both versions and timestamp authorities by several operators, a
+// company's own authorities, and named keys. It also pushes small images, and
+// [Run] is the suite that every set of image verifiers must pass.
 //
 // It guarantees that nothing is faked: each certificate has a real SCT, each
-// log entry a real promise and inclusion proof, each signature verifies with
-// cosign and sigstore-go. It refuses to be anyone's root of trust: its keys live
-// in memory only.
+// log entry a real promise and inclusion proof, each timestamp is a real RFC 3161
+// response, each signature verifies with cosign and sigstore-go, unless its
+// options say what is to be wrong about it. It refuses to be anyone's root of
+// trust: its keys live in memory only.
 package verifytest
 
 import (
-	"bytes"
-	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/url"
@@ -31,60 +32,128 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
-	"github.com/go-openapi/runtime"
 	ct "github.com/google/certificate-transparency-go"
 	cttls "github.com/google/certificate-transparency-go/tls"
 	"github.com/google/certificate-transparency-go/x509util"
-	"github.com/sigstore/rekor/pkg/generated/models"
-	"github.com/sigstore/rekor/pkg/pki"
-	"github.com/sigstore/rekor/pkg/types"
-	rekordsse "github.com/sigstore/rekor/pkg/types/dsse"
-	"github.com/sigstore/rekor/pkg/types/hashedrekord"
-	rekorutil "github.com/sigstore/rekor/pkg/util"
+	prototrustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
-	"github.com/sigstore/sigstore-go/pkg/tlog"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
-	"github.com/sigstore/sigstore/pkg/signature"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/holdfast-dev/holdfast/verify"
 )
+
+// The names of the Authority's logs and timestamp authorities. Sibling has the
+// operator of Main, Other has another one, and Stranger is in no root unless
+// it is named.
+const (
+	Main     = "main"
+	Sibling  = "sibling"
+	Other    = "other"
+	Stranger = "stranger"
+)
+
+// hosts are the domains of what the names stand for.
+var hosts = map[string]string{
+	Main: "holdfast.test", Sibling: "2.holdfast.test", Other: "other.test", Stranger: "stranger.test",
+}
 
 // Authority is a throwaway Sigstore. It is safe for concurrent use.
 type Authority struct {
-	root, intermediate *x509.Certificate
-	intermediateKey    *ecdsa.PrivateKey
-	ctKey, rekorKey    *ecdsa.PrivateKey
-	start, end         time.Time
+	ca       *certifier
+	ctKey    *ecdsa.PrivateKey
+	logs     map[string]*transparencyLog
+	stampers map[string]*stamper
 
-	mu    sync.Mutex
-	keys  map[string]*ecdsa.PrivateKey
-	index int64 // of the next log entry
+	mu   sync.Mutex
+	keys map[string]crypto.Signer
 }
 
 // NewAuthority returns an Authority whose certificates and keys are valid from
 // an hour ago for ten years.
-func NewAuthority() (*Authority, error) {
-	a := &Authority{keys: map[string]*ecdsa.PrivateKey{}, start: time.Now().Add(-time.Hour), end: time.Now().AddDate(10, 0, 0)}
-	var rootKey *ecdsa.PrivateKey
-	for _, k := range []**ecdsa.PrivateKey{&rootKey, &a.intermediateKey, &a.ctKey, &a.rekorKey} {
-		var err error
-		if *k, err = newKey(); err != nil {
+func NewAuthority() (*Authority, error) { return NewAuthorityUntil(time.Time{}) }
+
+// NewAuthorityUntil returns an Authority whose intermediate certificate ends at
+// end, or with everything else where that is zero.
+func NewAuthorityUntil(end time.Time) (*Authority, error) {
+	a := &Authority{keys: map[string]crypto.Signer{}, logs: map[string]*transparencyLog{}, stampers: map[string]*stamper{}}
+	var err error
+	if a.ca, err = newCertifier("holdfast test", end); err != nil {
+		return nil, err
+	}
+	if a.ctKey, err = newKey(); err != nil {
+		return nil, err
+	}
+	for name, host := range hosts {
+		if a.logs[name], err = newLog("https://rekor." + host); err != nil {
+			return nil, err
+		}
+		if a.stampers[name], err = newStamper("https://tsa."+host, a.ca.start, a.ca.end); err != nil {
 			return nil, err
 		}
 	}
-	var err error
-	if a.root, err = a.authorityCert("holdfast test root", nil, nil, rootKey, rootKey); err != nil {
+	return a, nil
+}
+
+// Company is a certificate authority of one's own, for long-lived certificates,
+// with a timestamp authority beside it. It has no logs.
+type Company struct {
+	ca      *certifier
+	stamper *stamper
+}
+
+// NewCompany returns a Company, whose intermediate certificate ends at end, or
+// with everything else where that is zero.
+func NewCompany(end time.Time) (*Company, error) {
+	ca, err := newCertifier("company", end)
+	if err != nil {
 		return nil, err
 	}
-	a.intermediate, err = a.authorityCert("holdfast test intermediate", a.root, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}, a.intermediateKey, rootKey)
-	return a, err
+	s, err := newStamper("company", ca.start, ca.end)
+	return &Company{ca, s}, err
+}
+
+// Authorities returns the company's certificate authorities in PEM.
+func (c *Company) Authorities() []byte { return certPEM(c.ca.root, c.ca.intermediate) }
+
+// Root returns only the root certificate in PEM.
+func (c *Company) Root() []byte { return certPEM(c.ca.root) }
+
+// Timestampers returns the root certificate of the timestamp authority in PEM.
+func (c *Company) Timestampers() []byte { return certPEM(c.stamper.root) }
+
+// certifier is a root and an intermediate certificate authority.
+type certifier struct {
+	root, intermediate *x509.Certificate
+	key                *ecdsa.PrivateKey // of the intermediate
+	start, end         time.Time
+}
+
+func newCertifier(name string, intermediateEnd time.Time) (*certifier, error) {
+	c := &certifier{start: time.Now().Add(-time.Hour), end: time.Now().AddDate(10, 0, 0)}
+	if intermediateEnd.IsZero() {
+		intermediateEnd = c.end
+	}
+	rootKey, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	if c.key, err = newKey(); err != nil {
+		return nil, err
+	}
+	if c.root, err = authorityCert(name+" root", nil, nil, c.start, c.end, rootKey, rootKey); err != nil {
+		return nil, err
+	}
+	c.intermediate, err = authorityCert(name+" intermediate", c.root, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}, c.start, intermediateEnd, c.key, rootKey)
+	return c, err
 }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-func (a *Authority) authorityCert(name string, parent *x509.Certificate, usage []x509.ExtKeyUsage, key, parentKey *ecdsa.PrivateKey) (*x509.Certificate, error) {
+func authorityCert(name string, parent *x509.Certificate, usage []x509.ExtKeyUsage, start, end time.Time, key, parentKey *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name, Organization: []string{"holdfast.test"}},
-		NotBefore: a.start, NotAfter: a.end, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: usage,
+		NotBefore: start, NotAfter: end, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: usage,
 		BasicConstraintsValid: true, IsCA: true,
 	}
 	if parent == nil {
@@ -97,35 +166,88 @@ func (a *Authority) authorityCert(name string, parent *x509.Certificate, usage [
 	return x509.ParseCertificate(der)
 }
 
-// TrustedRoot returns the Authority's trusted_root.json.
+// RootOptions say what is in a trusted root.
+type RootOptions struct {
+	Logs, Stampers []string // names
+	// NoCertificateLog leaves the certificate transparency log out: GitHub's form.
+	NoCertificateLog bool
+	// Operators are written into the file, by the name of the log or timestamp
+	// authority. Without, only the addresses say who operates what.
+	Operators map[string]string
+}
+
+// TrustedRoot returns the Authority's trusted_root.json, with one log.
 func (a *Authority) TrustedRoot() ([]byte, error) {
-	logOf := func(base string, key *ecdsa.PrivateKey) (map[string]*root.TransparencyLog, error) {
-		id, err := logID(key)
-		if err != nil {
+	return a.TrustedRootWith(RootOptions{Logs: []string{Main}})
+}
+
+// TrustedRootWith returns a trusted_root.json of the Authority.
+func (a *Authority) TrustedRootWith(o RootOptions) ([]byte, error) {
+	ctlogs, rekor := map[string]*root.TransparencyLog{}, map[string]*root.TransparencyLog{}
+	if !o.NoCertificateLog {
+		if err := a.add(ctlogs, "https://ct.holdfast.test", a.ctKey); err != nil {
 			return nil, err
 		}
-		return map[string]*root.TransparencyLog{hex.EncodeToString(id): {
-			BaseURL: base, ID: id, ValidityPeriodStart: a.start, ValidityPeriodEnd: a.end,
-			HashFunc: crypto.SHA256, SignatureHashFunc: crypto.SHA256, PublicKey: key.Public(),
-		}}, nil
 	}
-	ctlogs, err := logOf("https://ct.holdfast.test", a.ctKey)
-	if err != nil {
-		return nil, err
+	for _, name := range o.Logs {
+		if err := a.add(rekor, a.logs[name].url, a.logs[name].key); err != nil {
+			return nil, err
+		}
 	}
-	rekor, err := logOf("https://rekor.holdfast.test", a.rekorKey)
-	if err != nil {
-		return nil, err
+	var stampers []root.TimestampingAuthority
+	for _, name := range o.Stampers {
+		s := a.stampers[name]
+		stampers = append(stampers, &root.SigstoreTimestampingAuthority{
+			URI: s.url, Root: s.root, Leaf: s.leaf, ValidityPeriodStart: a.ca.start, ValidityPeriodEnd: a.ca.end,
+		})
 	}
 	fulcio := &root.FulcioCertificateAuthority{
-		URI: "https://fulcio.holdfast.test", Root: a.root, Intermediates: []*x509.Certificate{a.intermediate},
-		ValidityPeriodStart: a.start, ValidityPeriodEnd: a.end,
+		URI: "https://fulcio.holdfast.test", Root: a.ca.root, Intermediates: []*x509.Certificate{a.ca.intermediate},
+		ValidityPeriodStart: a.ca.start, ValidityPeriodEnd: a.ca.end,
 	}
-	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, []root.CertificateAuthority{fulcio}, ctlogs, nil, rekor)
+	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, []root.CertificateAuthority{fulcio}, ctlogs, stampers, rekor)
 	if err != nil {
 		return nil, err
 	}
-	return tr.MarshalJSON()
+	b, err := tr.MarshalJSON()
+	if err != nil || o.Operators == nil {
+		return b, err
+	}
+	return a.operated(b, o.Operators)
+}
+
+// add adds a log to those of a root.
+func (a *Authority) add(to map[string]*root.TransparencyLog, url string, key *ecdsa.PrivateKey) error {
+	id, err := logID(key)
+	if err != nil {
+		return err
+	}
+	to[hex.EncodeToString(id)] = &root.TransparencyLog{
+		BaseURL: url, ID: id, ValidityPeriodStart: a.ca.start, ValidityPeriodEnd: a.ca.end,
+		HashFunc: crypto.SHA256, SignatureHashFunc: crypto.SHA256, PublicKey: key.Public(),
+	}
+	return nil
+}
+
+// operated writes operators into a trusted root, which sigstore-go does not.
+func (a *Authority) operated(trustedRoot []byte, operators map[string]string) ([]byte, error) {
+	var doc prototrustroot.TrustedRoot
+	if err := protojson.Unmarshal(trustedRoot, &doc); err != nil {
+		return nil, err
+	}
+	for name, who := range operators {
+		for _, l := range doc.Tlogs {
+			if l.BaseUrl == a.logs[name].url {
+				l.Operator = who
+			}
+		}
+		for _, s := range doc.TimestampAuthorities {
+			if s.Uri == a.stampers[name].url {
+				s.Operator = who
+			}
+		}
+	}
+	return protojson.Marshal(&doc)
 }
 
 // logID is the SHA-256 of the key in PKIX form (RFC 6962, section 3.2).
@@ -138,7 +260,9 @@ func logID(key *ecdsa.PrivateKey) ([]byte, error) {
 	return sum[:], nil
 }
 
-// Key returns the public key called name in PEM, made on first use.
+// Key returns the public key called name in PEM, made on first use. A name that
+// ends in ".rsa2048", ".rsa3072", ".ed25519", ".p384" or ".p521" is such a key,
+// any other an ECDSA key over P-256.
 func (a *Authority) Key(name string) ([]byte, error) {
 	k, err := a.key(name)
 	if err != nil {
@@ -147,13 +271,13 @@ func (a *Authority) Key(name string) ([]byte, error) {
 	return cryptoutils.MarshalPublicKeyToPEM(k.Public())
 }
 
-func (a *Authority) key(name string) (*ecdsa.PrivateKey, error) {
+func (a *Authority) key(name string) (crypto.Signer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if k, ok := a.keys[name]; ok {
 		return k, nil
 	}
-	k, err := newKey()
+	k, err := keyOf(name[strings.LastIndex(name, ".")+1:])
 	if err != nil {
 		return nil, err
 	}
@@ -161,57 +285,127 @@ func (a *Authority) key(name string) (*ecdsa.PrivateKey, error) {
 	return k, nil
 }
 
-// The extensions of Fulcio's certificates that are used here.
+func keyOf(kind string) (crypto.Signer, error) {
+	switch kind {
+	case "rsa2048":
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case "rsa3072":
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case "ed25519":
+		_, k, err := ed25519.GenerateKey(rand.Reader)
+		return k, err
+	case "p384":
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "p521":
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	default:
+		return newKey()
+	}
+}
+
+// The extensions of Fulcio's certificates.
 // https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md
 var (
-	oidIssuer   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}
-	oidIssuerV2 = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}
-	oidSCTList  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962, section 3.3
+	oidIssuer  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}
+	oidSCTList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962, section 3.3
 )
 
-// certify issues a certificate for ten minutes from notBefore, logged in the
-// certificate transparency log.
-func (a *Authority) certify(identity, issuer string, notBefore time.Time, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+// extensions returns what Fulcio writes into a certificate. What is empty is left
+// out.
+func extensions(c verify.Certificate) ([]pkix.Extension, error) {
+	var out []pkix.Extension
+	if c.Issuer != "" {
+		out = append(out, pkix.Extension{Id: oidIssuer, Value: []byte(c.Issuer)})
+	}
+	for i, value := range []string{
+		c.Issuer, c.BuildSigner, c.BuildSignerDigest, c.Runner, c.SourceRepository, c.SourceDigest, c.SourceRef, c.SourceRepositoryID,
+		c.SourceOwner, c.SourceOwnerID, c.BuildConfig, c.BuildConfigDigest, c.Trigger, c.Run, c.Visibility, c.Deployment,
+	} {
+		if value == "" {
+			continue
+		}
+		der, err := asn1.MarshalWithParams(value, "utf8")
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8 + i}, Value: der})
+	}
+	return out, nil
+}
+
+// certificate returns the certificate for who o says, by the company of o, or by
+// a, logged in the certificate transparency log.
+func (a *Authority) certificate(o SignOptions, key crypto.PublicKey) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
 		return nil, err
 	}
-	derIssuer, err := asn1.MarshalWithParams(issuer, "utf8")
-	if err != nil {
-		return nil, err
+	from, usage := o.IssuedAt, o.Usage
+	if from.IsZero() {
+		from = time.Now().Add(-time.Minute)
+	}
+	if usage == nil {
+		usage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, NotBefore: notBefore, NotAfter: notBefore.Add(10 * time.Minute),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		ExtraExtensions: []pkix.Extension{{Id: oidIssuer, Value: []byte(issuer)}, {Id: oidIssuerV2, Value: derIssuer}},
+		SerialNumber: serial, NotBefore: from, NotAfter: from.Add(o.lifetime()),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
 	}
-	if strings.Contains(identity, "://") {
-		u, err := url.Parse(identity)
-		if err != nil {
-			return nil, err
-		}
-		template.URIs = []*url.URL{u}
-	} else {
-		template.EmailAddresses = []string{identity}
+	says := verify.Certificate{Issuer: o.Issuer}
+	if o.Build != nil {
+		says = *o.Build
+		says.Issuer = o.Issuer
 	}
-	create := func() (*x509.Certificate, error) {
-		der, err := x509.CreateCertificate(rand.Reader, template, a.intermediate, key.Public(), a.intermediateKey)
-		if err != nil {
-			return nil, err
-		}
-		return x509.ParseCertificate(der)
+	if template.ExtraExtensions, err = extensions(says); err != nil {
+		return nil, err
+	}
+	if err := nameHolder(template, o.Identity); err != nil {
+		return nil, err
+	}
+	if o.Company != nil {
+		return o.Company.ca.issue(template, key)
+	}
+	if o.NoSCT {
+		return a.ca.issue(template, key)
 	}
 	// The SCT is over the certificate as it is without the SCT.
-	pre, err := create()
+	pre, err := a.ca.issue(template, key)
 	if err != nil {
 		return nil, err
 	}
-	sct, err := a.sct(pre, notBefore)
+	sct, err := a.sct(pre, from)
 	if err != nil {
 		return nil, err
 	}
 	template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: oidSCTList, Value: sct})
-	return create()
+	return a.ca.issue(template, key)
+}
+
+// nameHolder adds who the certificate is for, which may be several, one a line.
+func nameHolder(template *x509.Certificate, identity string) error {
+	if identity == "" {
+		return errors.New("verifytest: a certificate for nobody")
+	}
+	for one := range strings.SplitSeq(identity, "\n") {
+		if !strings.Contains(one, "://") {
+			template.EmailAddresses = append(template.EmailAddresses, one)
+			continue
+		}
+		u, err := url.Parse(one)
+		if err != nil {
+			return fmt.Errorf("verifytest: identity: %w", err)
+		}
+		template.URIs = append(template.URIs, u)
+	}
+	return nil
+}
+
+func (c *certifier) issue(template *x509.Certificate, key crypto.PublicKey) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, c.intermediate, key, c.key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // sct returns the value of the SCT list extension for pre (RFC 6962, section 3.2).
@@ -227,7 +421,7 @@ func (a *Authority) sct(pre *x509.Certificate, at time.Time) ([]byte, error) {
 		TimestampedEntry: &ct.TimestampedEntry{
 			Timestamp: sct.Timestamp, EntryType: ct.PrecertLogEntryType,
 			PrecertEntry: &ct.PreCert{
-				IssuerKeyHash:  sha256.Sum256(a.intermediate.RawSubjectPublicKeyInfo),
+				IssuerKeyHash:  sha256.Sum256(a.ca.intermediate.RawSubjectPublicKeyInfo),
 				TBSCertificate: pre.RawTBSCertificate,
 			},
 		},
@@ -249,90 +443,6 @@ func (a *Authority) sct(pre *x509.Certificate, at time.Time) ([]byte, error) {
 		return nil, err
 	}
 	return asn1.Marshal(raw)
-}
-
-// logEntry is what Rekor answers for a new entry.
-type logEntry struct {
-	kind, version string
-	body, id, set []byte
-	index         int64
-	time          time.Time
-	rootHash      []byte
-	checkpoint    string
-}
-
-// record logs what was signed: for hashedrekord the artifact, for dsse the envelope.
-func (a *Authority) record(ctx context.Context, kind string, artifact, sig, publicPEM []byte, at time.Time) (*logEntry, error) {
-	props := types.ArtifactProperties{PublicKeyBytes: [][]byte{publicPEM}, PKIFormat: string(pki.X509), SignatureBytes: sig}
-	version := "0.0.1"
-	switch kind {
-	case hashedrekord.KIND:
-		sum := sha256.Sum256(artifact)
-		props.ArtifactHash = hex.EncodeToString(sum[:])
-	case rekordsse.KIND:
-		props.ArtifactBytes = artifact
-	default:
-		return nil, fmt.Errorf("unknown kind of entry %q", kind)
-	}
-	body, err := canonicalEntry(ctx, kind, version, props)
-	if err != nil {
-		return nil, fmt.Errorf("log entry: %w", err)
-	}
-	id, err := logID(a.rekorKey)
-	if err != nil {
-		return nil, err
-	}
-	a.mu.Lock()
-	index := a.index
-	a.index++
-	a.mu.Unlock()
-	e := &logEntry{kind: kind, version: version, body: body, id: id, index: index, time: at}
-	payload, err := json.Marshal(tlog.RekorPayload{
-		Body: base64.StdEncoding.EncodeToString(body), IntegratedTime: at.Unix(), LogIndex: index, LogID: hex.EncodeToString(id),
-	})
-	if err != nil {
-		return nil, err
-	}
-	canonical, err := jsoncanonicalizer.Transform(payload)
-	if err != nil {
-		return nil, err
-	}
-	signer, err := signature.LoadECDSASignerVerifier(a.rekorKey, crypto.SHA256)
-	if err != nil {
-		return nil, err
-	}
-	if e.set, err = signer.SignMessage(bytes.NewReader(canonical)); err != nil {
-		return nil, err
-	}
-	// Each entry is the only leaf of a tree of its own: its proof is empty.
-	leaf := sha256.Sum256(append([]byte{0}, body...))
-	e.rootHash = leaf[:]
-	cp, err := rekorutil.CreateAndSignCheckpoint(ctx, "rekor.holdfast.test", 1, 1, e.rootHash, signer)
-	e.checkpoint = string(cp)
-	return e, err
-}
-
-func canonicalEntry(ctx context.Context, kind, version string, props types.ArtifactProperties) ([]byte, error) {
-	proposed, err := types.NewProposedEntry(ctx, kind, version, props)
-	if err != nil {
-		return nil, err
-	}
-	entry, err := types.CreateVersionedEntry(proposed)
-	if err != nil {
-		return nil, err
-	}
-	canonical, err := types.CanonicalizeEntry(ctx, entry)
-	if err != nil {
-		return nil, err
-	}
-	again, err := models.UnmarshalProposedEntry(bytes.NewReader(canonical), runtime.JSONConsumer())
-	if err != nil {
-		return nil, err
-	}
-	if entry, err = types.UnmarshalEntry(again); err != nil {
-		return nil, err
-	}
-	return entry.Canonicalize(ctx)
 }
 
 func certPEM(certs ...*x509.Certificate) []byte {

@@ -21,14 +21,15 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/attest"
 	"github.com/holdfast-dev/holdfast/verify/registry"
 	"github.com/holdfast-dev/holdfast/verify/sbom"
 	"github.com/holdfast-dev/holdfast/verify/sigstore"
 	"github.com/holdfast-dev/holdfast/verify/verifytest"
 )
 
-func must[V any](v V, err error) func(t *testing.T) V {
-	return func(t *testing.T) V {
+func must[V any](v V, err error) func(t testing.TB) V {
+	return func(t testing.TB) V {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -58,20 +59,21 @@ func set(t *testing.T, host string, pem []byte, resolver func(*registry.Client) 
 	t.Helper()
 	client := must(registry.New(registry.Config{Hosts: map[string]registry.Host{host: {InsecureHTTP: true}}}))(t)
 	store := sigstore.NewStore(client)
-	attestations := func(r verify.Rule, revoked *verify.Revocations) (verify.Attestor, error) {
-		return sigstore.New(store, r, revoked)
-	}
 	conf := verify.Config{
 		Resolver: client, Revocations: new(verify.Revocations), Grace: func(string) time.Duration { return time.Hour },
 		Rules: []verify.Rule{{
-			Name: "r", Kind: verify.KindImage, Repositories: []string{"**"}, InsecureIgnoreTlog: true,
-			Keys: []verify.Key{{Name: "release", PEM: pem}}, SBOM: verify.SBOMRequirement{Required: true},
+			Name: "r", Kind: verify.KindImage, Repositories: []string{"**"},
+			Signers: []verify.Signer{{Name: "release", Key: &verify.Key{PEM: pem}, Unlogged: true}},
+			Require: []verify.Requirement{
+				{Signature: &verify.SignatureRequirement{}, Signers: []string{"release"}},
+				{SBOM: &verify.SBOMRequirement{}, Signers: []string{"release"}},
+			},
 		}},
 	}
 	if resolver != nil {
 		conf.Resolver = resolver(client)
 	}
-	return must(verify.NewSet(conf, sigstore.Factory(store), sbom.Factory(attestations)))(t)
+	return must(verify.NewSet(conf, attest.Factory([]attest.Source{sigstore.Source(store)}, sbom.New)))(t)
 }
 
 func images(refs ...string) (out []verify.Subject) {

@@ -1,13 +1,15 @@
 package verifytest
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,7 +35,10 @@ import (
 	rekordsse "github.com/sigstore/rekor/pkg/types/dsse"
 	"github.com/sigstore/rekor/pkg/types/hashedrekord"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"github.com/sigstore/sigstore/pkg/signature"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/holdfast-dev/holdfast/verify"
 )
 
 // Layout says where a signature is put.
@@ -122,22 +127,66 @@ type SignOptions struct {
 	Registry
 	Layout Layout
 	Key    string // the name of one of the Authority's keys; or:
-	// Identity (an e-mail address or a URI) and its OIDC Issuer.
+	// Identity (an e-mail address or a URI; several, one a line) and its OIDC
+	// Issuer. Build is what else the certificate says.
 	Identity, Issuer string
-	NoTlog           bool // with Key: no log entry
+	Build            *verify.Certificate
+	// With is the Authority's key that Identity holds; empty is a new one.
+	With string
+	// Company issues the certificate in the place of the Authority, without an SCT.
+	Company *Company
+	// IssuedAt is since when the certificate is valid; zero is a minute ago, since
+	// log times are whole seconds. Lifetime is for how long; zero is ten minutes, or
+	// a year if a company issues it. Usage is for what; nil is for signing code.
+	IssuedAt time.Time
+	Lifetime time.Duration
+	Usage    []x509.ExtKeyUsage
+	NoSCT    bool
+	// Hash is the digest that the key signs; zero is what belongs to the key.
+	Hash crypto.Hash
+
+	NoTlog bool // no log entry
+	// Logs names the Rekor v1 logs, and Tiles the Rekor v2 logs that record the
+	// signature; both empty is Main's v1. The legacy layout has one of version 1.
+	Logs, Tiles []string
+	// LoggedAt is when the log says it saw the signature; zero is now.
+	LoggedAt time.Time
+	Stamps   []Stamp // the legacy layout has one
 
 	// Claim replaces the digest that the signature is about, while it is still
 	// put beside the image: a signature that was copied.
 	Claim digest.Digest
-	// LoggedAt is when the log says it saw the signature; zero is now. The
-	// certificate is valid for ten minutes from now on.
-	LoggedAt time.Time
 	// SwapEntry logs another artifact, signed by the same key, and attaches that entry.
 	SwapEntry bool
-	// StatementType replaces the in-toto statement's _type.
-	StatementType string
+	// StatementType replaces the in-toto statement's _type, and PayloadType that
+	// of the envelope.
+	StatementType, PayloadType string
+	// CoSigner names a key that signs the same statement, too.
+	CoSigner string
 	// RawPayload replaces the signed payload.
 	RawPayload []byte
+	// Change is the last to see a bundle, and ChangeLayer the annotations of a
+	// layer of the legacy layout, before it is pushed.
+	Change      func(*protobundle.Bundle)
+	ChangeLayer func(annotations map[string]string)
+}
+
+func (o SignOptions) lifetime() time.Duration {
+	switch {
+	case o.Lifetime != 0:
+		return o.Lifetime
+	case o.Company != nil:
+		return 365 * 24 * time.Hour
+	default:
+		return 10 * time.Minute
+	}
+}
+
+func (o SignOptions) payloadType() string {
+	if o.PayloadType != "" {
+		return o.PayloadType
+	}
+	return intotoType
 }
 
 // Sign signs the image at ref, "name@sha256:…", and pushes the signature.
@@ -154,7 +203,7 @@ func (a *Authority) Sign(ctx context.Context, ref string, o SignOptions) error {
 		payload, err = json.Marshal(map[string]any{
 			"critical": map[string]any{
 				"identity": map[string]any{"docker-reference": target.Context().Name()},
-				"image":    map[string]any{"docker-manifest-digest": o.claim(target)},
+				"image":    map[string]any{"docker-manifest-digest": o.claim(digest.Digest(target.DigestStr()))},
 				"type":     "cosign container image signature",
 			},
 			"optional": nil,
@@ -171,24 +220,16 @@ func (a *Authority) Sign(ctx context.Context, ref string, o SignOptions) error {
 	if err != nil {
 		return err
 	}
-	annotations := map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(sig)}
-	if !o.NoTlog {
-		logged, loggedSig := payload, sig
-		if o.SwapEntry {
-			logged = []byte("another artifact")
-			if loggedSig, err = s.sign(logged); err != nil {
-				return err
-			}
-		}
-		e, err := a.record(ctx, hashedrekord.KIND, logged, loggedSig, s.pem, s.logged)
-		if err != nil {
-			return err
-		}
-		if err := e.annotate(annotations); err != nil {
+	l := layer{payload: payload, sig: sig, mt: "application/vnd.dev.cosign.simplesigning.v1+json", suffix: ".sig"}
+	l.annotations = map[string]string{signatureAnnotation: base64.StdEncoding.EncodeToString(sig)}
+	entry := signed{kind: hashedrekord.KIND, artifact: payload, sig: sig, by: s, at: s.logged}
+	if o.SwapEntry {
+		entry.artifact = []byte("another artifact")
+		if entry.sig, err = s.sign(entry.artifact); err != nil {
 			return err
 		}
 	}
-	return a.pushLegacy(ctx, target, ".sig", payload, "application/vnd.dev.cosign.simplesigning.v1+json", annotations, s, o)
+	return a.pushLegacy(ctx, target, l, entry, o)
 }
 
 // Attest signs a statement about the image at ref and pushes it.
@@ -201,51 +242,157 @@ func (a *Authority) Attest(ctx context.Context, ref, predicateType string, predi
 }
 
 func (a *Authority) attest(ctx context.Context, target name.Digest, predicateType string, predicate any, o SignOptions) error {
-	payload, err := statement(target, predicateType, predicate, o)
-	if err != nil {
-		return err
-	}
-	s, err := a.signer(o)
-	if err != nil {
-		return err
-	}
-	sig, err := s.sign(dsse.PAE(intotoType, payload))
-	if err != nil {
-		return err
-	}
-	envelope, err := marshalEnvelope(payload, sig)
-	if err != nil {
-		return err
-	}
-	var e *logEntry
-	if !o.NoTlog {
-		logged, loggedSig := envelope, sig
-		if o.SwapEntry {
-			other := []byte(`{"_type":"https://in-toto.io/Statement/v1"}`)
-			if loggedSig, err = s.sign(dsse.PAE(intotoType, other)); err != nil {
-				return err
-			}
-			if logged, err = marshalEnvelope(other, loggedSig); err != nil {
-				return err
-			}
-		}
-		if e, err = a.record(ctx, rekordsse.KIND, logged, loggedSig, s.pem, s.logged); err != nil {
-			return err
-		}
-	}
 	if o.Layout == Referrers {
-		return pushBundle(ctx, target, predicateType, payload, sig, s, e, o)
-	}
-	annotations := map[string]string{"predicateType": predicateType, "dev.cosignproject.cosign/signature": ""}
-	if e != nil {
-		if err := e.annotate(annotations); err != nil {
+		b, err := a.Bundle(ctx, target.Context().Name(), digest.Digest(target.DigestStr()), predicateType, predicate, o)
+		if err != nil {
 			return err
 		}
+		return PushBundle(ctx, target.String(), b, predicateType, o.Registry)
 	}
-	return a.pushLegacy(ctx, target, ".att", envelope, "application/vnd.dsse.envelope.v1+json", annotations, s, o)
+	e, err := a.envelope(target.Context().Name(), digest.Digest(target.DigestStr()), predicateType, predicate, o)
+	if err != nil {
+		return err
+	}
+	entry, err := e.entry(o)
+	if err != nil {
+		return err
+	}
+	annotations := map[string]string{"predicateType": predicateType, signatureAnnotation: ""}
+	l := layer{payload: e.json, sig: e.json, mt: "application/vnd.dsse.envelope.v1+json", suffix: ".att", annotations: annotations}
+	return a.pushLegacy(ctx, target, l, entry, o)
 }
 
-func statement(target name.Digest, predicateType string, predicate any, o SignOptions) ([]byte, error) {
+// envelope is a signed statement.
+type envelope struct {
+	typ                string
+	payload, sig, json []byte
+	by                 signer
+}
+
+func (a *Authority) envelope(name string, d digest.Digest, predicateType string, predicate any, o SignOptions) (e envelope, err error) {
+	e.typ = o.payloadType()
+	if e.payload, err = statement(name, d, predicateType, predicate, o); err != nil {
+		return e, err
+	}
+	if e.by, err = a.signer(o); err != nil {
+		return e, err
+	}
+	if e.sig, err = e.by.sign(dsse.PAE(e.typ, e.payload)); err != nil {
+		return e, err
+	}
+	sigs := [][]byte{e.sig}
+	if o.CoSigner != "" {
+		other, err := a.signer(SignOptions{Key: o.CoSigner})
+		if err != nil {
+			return e, err
+		}
+		one, err := other.sign(dsse.PAE(e.typ, e.payload))
+		if err != nil {
+			return e, err
+		}
+		sigs = append(sigs, one)
+	}
+	e.json, err = marshalEnvelope(e.typ, e.payload, sigs...)
+	return e, err
+}
+
+// entry is what a log is given of e.
+func (e envelope) entry(o SignOptions) (signed, error) {
+	out := signed{kind: rekordsse.KIND, artifact: e.json, sig: e.sig, by: e.by, at: e.by.logged}
+	if !o.SwapEntry {
+		return out, nil
+	}
+	other := []byte(`{"_type":"https://in-toto.io/Statement/v1"}`)
+	var err error
+	if out.sig, err = e.by.sign(dsse.PAE(intotoType, other)); err != nil {
+		return out, err
+	}
+	out.artifact, err = marshalEnvelope(intotoType, other, out.sig)
+	return out, err
+}
+
+// Bundle returns a statement about what has the name and the digest, signed, as a
+// Sigstore bundle v0.3.
+func (a *Authority) Bundle(ctx context.Context, name string, d digest.Digest, predicateType string, predicate any, o SignOptions) (*protobundle.Bundle, error) {
+	e, err := a.envelope(name, d, predicateType, predicate, o)
+	if err != nil {
+		return nil, err
+	}
+	material := e.by.material()
+	if material.TlogEntries, err = a.entries(ctx, e, o); err != nil {
+		return nil, err
+	}
+	for _, s := range o.Stamps {
+		response, err := a.stamper(s, o).stamp(e.sig, s)
+		if err != nil {
+			return nil, err
+		}
+		if material.TimestampVerificationData == nil {
+			material.TimestampVerificationData = &protobundle.TimestampVerificationData{}
+		}
+		material.TimestampVerificationData.Rfc3161Timestamps = append(
+			material.TimestampVerificationData.Rfc3161Timestamps, &protocommon.RFC3161SignedTimestamp{SignedTimestamp: response})
+	}
+	b := &protobundle.Bundle{
+		MediaType: bundleType, VerificationMaterial: material,
+		Content: &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{
+			PayloadType: e.typ, Payload: e.payload, Signatures: []*protodsse.Signature{{Sig: e.sig}},
+		}},
+	}
+	if o.Change != nil {
+		o.Change(b)
+	}
+	return b, nil
+}
+
+// entries are those of all logs of o.
+func (a *Authority) entries(ctx context.Context, e envelope, o SignOptions) (out []*protorekor.TransparencyLogEntry, err error) {
+	if o.NoTlog {
+		return nil, nil
+	}
+	logged, err := e.entry(o)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range o.logs() {
+		one, err := a.logs[name].record(ctx, logged)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	for _, name := range o.Tiles {
+		message := dsse.PAE(e.typ, e.payload)
+		if o.SwapEntry {
+			message = []byte("another artifact")
+		}
+		one, err := a.logs[name].recordTiles(ctx, message, e.sig, e.by)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+func (o SignOptions) logs() []string {
+	if len(o.Logs)+len(o.Tiles) == 0 {
+		return []string{Main}
+	}
+	return o.Logs
+}
+
+func (a *Authority) stamper(s Stamp, o SignOptions) *stamper {
+	if s.By == "" && o.Company != nil {
+		return o.Company.stamper
+	}
+	if s.By == "" {
+		s.By = Main
+	}
+	return a.stampers[s.By]
+}
+
+func statement(name string, d digest.Digest, predicateType string, predicate any, o SignOptions) ([]byte, error) {
 	if o.RawPayload != nil {
 		return o.RawPayload, nil
 	}
@@ -257,38 +404,66 @@ func statement(target name.Digest, predicateType string, predicate any, o SignOp
 	}
 	return json.Marshal(map[string]any{
 		"_type": typ, "predicateType": predicateType, "predicate": predicate,
-		"subject": []any{map[string]any{
-			"name":   target.Context().Name(),
-			"digest": map[string]string{"sha256": digest.Digest(o.claim(target)).Encoded()},
-		}},
+		"subject": []any{map[string]any{"name": name, "digest": map[string]string{"sha256": o.claim(d).Encoded()}}},
 	})
 }
 
-func marshalEnvelope(payload, sig []byte) ([]byte, error) {
-	return json.Marshal(dsse.Envelope{
-		PayloadType: intotoType, Payload: base64.StdEncoding.EncodeToString(payload),
-		Signatures: []dsse.Signature{{Sig: base64.StdEncoding.EncodeToString(sig)}},
-	})
-}
-
-func (o SignOptions) claim(target name.Digest) string {
-	if o.Claim != "" {
-		return o.Claim.String()
+func marshalEnvelope(typ string, payload []byte, sigs ...[]byte) ([]byte, error) {
+	e := dsse.Envelope{PayloadType: typ, Payload: base64.StdEncoding.EncodeToString(payload)}
+	for _, sig := range sigs {
+		e.Signatures = append(e.Signatures, dsse.Signature{Sig: base64.StdEncoding.EncodeToString(sig)})
 	}
-	return target.DigestStr()
+	return json.Marshal(e)
+}
+
+func (o SignOptions) claim(d digest.Digest) digest.Digest {
+	if o.Claim != "" {
+		return o.Claim
+	}
+	return d
 }
 
 // signer is a key, and a certificate for it when it is keyless.
 type signer struct {
-	key    *ecdsa.PrivateKey
+	key    crypto.Signer
+	hash   crypto.Hash
 	cert   *x509.Certificate
 	pem    []byte // what the log shows: the certificate or the public key
 	logged time.Time
 }
 
 func (s signer) sign(b []byte) ([]byte, error) {
-	sum := sha256.Sum256(b)
-	return ecdsa.SignASN1(rand.Reader, s.key, sum[:])
+	with, err := signature.LoadSigner(s.key, s.hash)
+	if err != nil {
+		return nil, err
+	}
+	return with.SignMessage(bytes.NewReader(b))
+}
+
+// material is what a bundle says of s.
+func (s signer) material() *protobundle.VerificationMaterial {
+	if s.cert != nil {
+		return &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_Certificate{
+			Certificate: &protocommon.X509Certificate{RawBytes: s.cert.Raw},
+		}}
+	}
+	sum := sha256.Sum256(s.pem)
+	return &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_PublicKey{
+		PublicKey: &protocommon.PublicKeyIdentifier{Hint: base64.StdEncoding.EncodeToString(sum[:])},
+	}}
+}
+
+// hashOf is the digest that belongs to a key.
+func hashOf(key crypto.Signer) crypto.Hash {
+	if ec, ok := key.(*ecdsa.PrivateKey); ok {
+		switch ec.Curve {
+		case elliptic.P384():
+			return crypto.SHA384
+		case elliptic.P521():
+			return crypto.SHA512
+		}
+	}
+	return crypto.SHA256
 }
 
 func (a *Authority) signer(o SignOptions) (s signer, err error) {
@@ -296,97 +471,118 @@ func (a *Authority) signer(o SignOptions) (s signer, err error) {
 	if s.logged.IsZero() {
 		s.logged = time.Now()
 	}
-	switch {
-	case o.Key != "" && o.Identity != "", o.Key == "" && o.Identity == "":
+	if (o.Key == "") == (o.Identity == "") {
 		return s, errors.New("verifytest: set either Key or Identity")
-	case o.Key != "":
-		if s.key, err = a.key(o.Key); err != nil {
-			return s, err
-		}
+	}
+	if named := cmp.Or(o.Key, o.With); named != "" {
+		s.key, err = a.key(named)
+	} else {
+		s.key, err = newKey()
+	}
+	if err != nil {
+		return s, err
+	}
+	if s.hash = o.Hash; s.hash == 0 {
+		s.hash = hashOf(s.key)
+	}
+	if o.Key != "" {
 		s.pem, err = cryptoutils.MarshalPublicKeyToPEM(s.key.Public())
 		return s, err
 	}
-	if s.key, err = newKey(); err != nil {
-		return s, err
-	}
-	// A minute back: log times are whole seconds.
-	s.cert, err = a.certify(o.Identity, o.Issuer, time.Now().Add(-time.Minute), s.key)
-	if err != nil {
+	if s.cert, err = a.certificate(o, s.key.Public()); err != nil {
 		return s, err
 	}
 	s.pem = certPEM(s.cert)
 	return s, nil
 }
 
-// annotate adds what cosign stores of a log entry in the legacy layout.
-func (e *logEntry) annotate(annotations map[string]string) error {
-	b, err := json.Marshal(map[string]any{
-		"SignedEntryTimestamp": e.set,
-		"Payload": map[string]any{
-			"body": base64.StdEncoding.EncodeToString(e.body), "integratedTime": e.time.Unix(),
-			"logIndex": e.index, "logID": hex.EncodeToString(e.id),
-		},
-	})
-	annotations["dev.sigstore.cosign/bundle"] = string(b)
-	return err
-}
-
-func (e *logEntry) proto() *protorekor.TransparencyLogEntry {
-	return &protorekor.TransparencyLogEntry{
-		LogIndex: e.index, LogId: &protocommon.LogId{KeyId: e.id},
-		KindVersion:       &protorekor.KindVersion{Kind: e.kind, Version: e.version},
-		IntegratedTime:    e.time.Unix(),
-		InclusionPromise:  &protorekor.InclusionPromise{SignedEntryTimestamp: e.set},
-		InclusionProof:    &protorekor.InclusionProof{RootHash: e.rootHash, TreeSize: 1, Checkpoint: &protorekor.Checkpoint{Envelope: e.checkpoint}},
-		CanonicalizedBody: e.body,
-	}
-}
-
-func pushBundle(ctx context.Context, target name.Digest, predicateType string, payload, sig []byte, s signer, e *logEntry, o SignOptions) error {
-	material := &protobundle.VerificationMaterial{}
-	if s.cert != nil {
-		material.Content = &protobundle.VerificationMaterial_Certificate{Certificate: &protocommon.X509Certificate{RawBytes: s.cert.Raw}}
-	} else {
-		sum := sha256.Sum256(s.pem)
-		material.Content = &protobundle.VerificationMaterial_PublicKey{
-			PublicKey: &protocommon.PublicKeyIdentifier{Hint: base64.StdEncoding.EncodeToString(sum[:])},
-		}
-	}
-	if e != nil {
-		material.TlogEntries = []*protorekor.TransparencyLogEntry{e.proto()}
-	}
-	b, err := protojson.Marshal(&protobundle.Bundle{
-		MediaType: bundleType, VerificationMaterial: material,
-		Content: &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{
-			PayloadType: intotoType, Payload: payload, Signatures: []*protodsse.Signature{{Sig: sig}},
-		}},
-	})
+// PushBundle pushes a bundle as a referrer of the image at ref.
+func PushBundle(ctx context.Context, ref string, b *protobundle.Bundle, predicateType string, r Registry) error {
+	target, err := name.NewDigest(ref)
 	if err != nil {
 		return err
 	}
-	return ociremote.WriteAttestationNewBundleFormat(target, b, predicateType, ociremote.WithRemoteOptions(o.options(ctx)...))
+	raw, err := protojson.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return ociremote.WriteAttestationNewBundleFormat(target, raw, predicateType, ociremote.WithRemoteOptions(r.options(ctx)...))
+}
+
+// The annotations of the legacy layout.
+// https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md
+const (
+	signatureAnnotation   = "dev.cosignproject.cosign/signature"
+	entryAnnotation       = "dev.sigstore.cosign/bundle"
+	stampAnnotation       = "dev.sigstore.cosign/rfc3161timestamp"
+	certificateAnnotation = "dev.sigstore.cosign/certificate"
+	chainAnnotation       = "dev.sigstore.cosign/chain"
+)
+
+// layer is one of the legacy layout.
+type layer struct {
+	payload     []byte
+	sig         []byte // what a timestamp is over
+	mt          types.MediaType
+	suffix      string
+	annotations map[string]string
 }
 
 // pushLegacy adds a layer to the image behind the tag sha256-<hex><suffix>.
-func (a *Authority) pushLegacy(ctx context.Context, target name.Digest, suffix string, payload []byte, mt types.MediaType, annotations map[string]string, s signer, o SignOptions) error {
-	if s.cert != nil {
-		annotations["dev.sigstore.cosign/certificate"] = string(certPEM(s.cert))
-		annotations["dev.sigstore.cosign/chain"] = string(certPEM(a.intermediate, a.root))
+func (a *Authority) pushLegacy(ctx context.Context, target name.Digest, l layer, entry signed, o SignOptions) error {
+	if err := a.annotate(ctx, l, entry, o); err != nil {
+		return err
 	}
 	h, err := v1.NewHash(target.DigestStr())
 	if err != nil {
 		return err
 	}
-	tag := target.Context().Tag(h.Algorithm + "-" + h.Hex + suffix)
+	tag := target.Context().Tag(h.Algorithm + "-" + h.Hex + l.suffix)
 	var base v1.Image
 	if base, err = remote.Image(tag, o.options(ctx)...); err != nil {
 		base = mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	}
-	img, err := mutate.Append(base, mutate.Addendum{Layer: static.NewLayer(payload, mt), Annotations: annotations})
+	img, err := mutate.Append(base, mutate.Addendum{Layer: static.NewLayer(l.payload, l.mt), Annotations: l.annotations})
 	if err != nil {
 		return fmt.Errorf("legacy layout: %w", err)
 	}
 	return remote.Write(tag, img, o.options(ctx)...)
+}
+
+// annotate adds the certificate, the log entry and the timestamp.
+func (a *Authority) annotate(ctx context.Context, l layer, entry signed, o SignOptions) error {
+	if !o.NoTlog {
+		e, err := a.logs[o.logs()[0]].record(ctx, entry)
+		if err != nil {
+			return err
+		}
+		if l.annotations[entryAnnotation], err = annotation(e); err != nil {
+			return err
+		}
+	}
+	for _, s := range o.Stamps {
+		response, err := a.stamper(s, o).stamp(l.sig, s)
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(map[string][]byte{"SignedRFC3161Timestamp": response})
+		if err != nil {
+			return err
+		}
+		l.annotations[stampAnnotation] = string(b)
+	}
+	if entry.by.cert != nil {
+		ca := a.ca
+		if o.Company != nil {
+			ca = o.Company.ca
+		}
+		l.annotations[certificateAnnotation] = string(certPEM(entry.by.cert))
+		l.annotations[chainAnnotation] = string(certPEM(ca.intermediate, ca.root))
+	}
+	if o.ChangeLayer != nil {
+		o.ChangeLayer(l.annotations)
+	}
+	return nil
 }
 
 // SPDX returns a minimal valid SPDX 2.3 document with one package called name.

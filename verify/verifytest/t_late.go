@@ -43,16 +43,6 @@ func (s *suite) revocable(t *testing.T, r verify.Rule) (*verify.Set, func(verify
 	}
 }
 
-func (s *suite) withKey(t *testing.T, name string) func(*verify.Rule) {
-	return func(r *verify.Rule) {
-		b, err := s.a.Key(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Keys = append(r.Keys, verify.Key{Name: name, PEM: b})
-	}
-}
-
 // revocations takes trust away from signers and digests that were accepted, by
 // the set that accepted them.
 func (s *suite) revocations(t *testing.T, layout Layout) {
@@ -65,8 +55,8 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 		anchor verify.Anchor
 	}{
 		"key":            {sign: SignOptions{Key: "release"}, anchor: s.keyAnchor(t, "release")},
-		"keyless":        {rule: keyless(verify.Identity{Issuer: goodIssuer, Subject: goodSubject}), sign: SignOptions{Identity: goodSubject, Issuer: goodIssuer}, anchor: identity},
-		"keyless prefix": {rule: keyless(verify.Identity{Issuer: goodIssuer, SubjectPrefix: "https://github.com/acme"}), sign: SignOptions{Identity: goodSubject, Issuer: goodIssuer}, anchor: identity},
+		"keyless":        {rule: only(s.ci(verify.Match{Exact: goodSubject})), sign: SignOptions{Identity: goodSubject, Issuer: goodIssuer}, anchor: identity},
+		"keyless prefix": {rule: only(s.ci(verify.Match{Prefix: "https://github.com/acme"})), sign: SignOptions{Identity: goodSubject, Issuer: goodIssuer}, anchor: identity},
 	} {
 		t.Run("revoked "+name, func(t *testing.T) {
 			t.Parallel()
@@ -96,13 +86,13 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 		tag, pinned, _ := s.push(t)
 		s.sign(t, pinned, layout, SignOptions{Key: "release"})
 		s.sign(t, pinned, layout, SignOptions{Key: "backup"})
-		set, revoke := s.revocable(t, s.rule(t, s.withKey(t, "backup")))
+		set, revoke := s.revocable(t, s.rule(t, only(s.key(t, "release"), s.key(t, "backup"))))
 		release, backup := s.keyAnchor(t, "release"), s.keyAnchor(t, "backup")
 		if e := s.judgeBy(t, set, tag, ""); !slices.Contains(e.RestsOn, release) || !slices.Contains(e.RestsOn, backup) {
 			t.Errorf("the evidence rests on %v", e.RestsOn)
 		}
 		revoke(release)
-		if e := s.judgeBy(t, set, tag, ""); slices.Contains(e.RestsOn, release) || e.Checks[0].Found != "key backup" {
+		if e := s.judgeBy(t, set, tag, ""); slices.Contains(e.RestsOn, release) || e.Checks[0].Found != "backup" {
 			t.Errorf("a revoked signer still counts: %v %+v", e.RestsOn, e.Checks)
 		}
 		revoke(backup)
@@ -113,11 +103,7 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 		tag, pinned, _ := s.push(t)
 		s.sign(t, pinned, layout, SignOptions{Key: "release"})
 		s.attest(t, pinned, layout, spdxType, SPDX("shop"), SignOptions{Key: "scanner"})
-		set, revoke := s.revocable(t, s.rule(t, func(r *verify.Rule) {
-			var scanner verify.Rule
-			s.withKey(t, "scanner")(&scanner)
-			r.SBOM = verify.SBOMRequirement{Required: true, Keys: scanner.Keys}
-		}))
+		set, revoke := s.revocable(t, s.rule(t, withSBOM(s.key(t, "scanner"))))
 		a := s.keyAnchor(t, "scanner")
 		if got := s.judgeBy(t, set, tag, "").RestsOn; !slices.Contains(got, a) || !slices.Contains(got, s.keyAnchor(t, "release")) {
 			t.Errorf("the evidence rests on %v", got)
@@ -185,7 +171,7 @@ func (s *suite) late(t *testing.T, layout Layout) {
 		revoked := new(verify.Revocations)
 		revoked.Add(verify.Revocation{Anchor: s.keyAnchor(t, "release"), Reason: "leaked"})
 		set, err := s.Set(verify.Config{
-			Rules: []verify.Rule{s.rule(t, s.withKey(t, "backup"))}, Revocations: revoked,
+			Rules: []verify.Rule{s.rule(t, only(s.key(t, "release"), s.key(t, "backup")))}, Revocations: revoked,
 			Grace: func(string) time.Duration { return time.Hour },
 		})
 		if err != nil {
@@ -221,8 +207,12 @@ func (s *suite) late(t *testing.T, layout Layout) {
 // patient returns the verifiers under test with an hour of grace.
 func (s *suite) patient(t *testing.T, sbom bool) *verify.Set {
 	t.Helper()
+	var change func(*verify.Rule)
+	if sbom {
+		change = withSBOM()
+	}
 	set, err := s.Set(verify.Config{
-		Rules: []verify.Rule{s.rule(t, func(r *verify.Rule) { r.SBOM.Required = sbom })}, Revocations: new(verify.Revocations),
+		Rules: []verify.Rule{s.rule(t, change)}, Revocations: new(verify.Revocations),
 		Grace: func(string) time.Duration { return time.Hour },
 	})
 	if err != nil {
@@ -305,10 +295,11 @@ func (s *suite) move(t *testing.T, tag string) {
 // logged before that counts for ever, what came later never.
 func (s *suite) ended(t *testing.T, layout Layout) {
 	now := time.Now()
-	byCI := SignOptions{Identity: goodSubject, Issuer: goodIssuer, LoggedAt: now.Add(-30 * time.Second)}
+	byCI := SignOptions{Identity: goodSubject, Issuer: goodIssuer, IssuedAt: now.Add(-time.Minute), LoggedAt: now.Add(-30 * time.Second)}
 	byKey := SignOptions{Key: "release", LoggedAt: now.Add(-30 * time.Second)}
-	identity := keyless(verify.Identity{Issuer: goodIssuer, Subject: goodSubject})
-	before, after := now.Add(-40*time.Second), now.Add(-10*time.Second) // the certificate is from a minute ago
+	tiles := SignOptions{Key: "release", Tiles: []string{Main}, Stamps: []Stamp{{At: now.Add(-30 * time.Second)}}}
+	identity := only(s.ci(verify.Match{Exact: goodSubject}))
+	before, after := now.Add(-40*time.Second), now.Add(-10*time.Second)
 	for name, c := range map[string]struct {
 		part    string
 		end     time.Time
@@ -322,9 +313,16 @@ func (s *suite) ended(t *testing.T, layout Layout) {
 		"log before":            {part: "tlogs", end: before, rule: identity, sign: byCI, refused: true},
 		"log after, by a key":   {part: "tlogs", end: after, sign: byKey},
 		"log before, by a key":  {part: "tlogs", end: before, sign: byKey, refused: true},
+		"Rekor v2 log after":    {part: "tlogs", end: after, sign: tiles},
+		"Rekor v2 log before":   {part: "tlogs", end: before, sign: tiles, refused: true},
+		"timestamps after":      {part: "timestampAuthorities", end: after, sign: tiles},
+		"timestamps before":     {part: "timestampAuthorities", end: before, sign: tiles, refused: true},
 		"certificate log":       {part: "ctlogs", end: now.Add(-10 * time.Minute), rule: identity, sign: byCI, refused: true},
 		"certificate log after": {part: "ctlogs", end: after, rule: identity, sign: byCI},
 	} {
+		if len(c.sign.Tiles) > 0 && layout == Legacy { // it has entries of version 1 only
+			continue
+		}
 		t.Run("ended "+name, func(t *testing.T) {
 			t.Parallel()
 			tag, pinned, _ := s.push(t)
@@ -337,7 +335,13 @@ func (s *suite) ended(t *testing.T, layout Layout) {
 				if c.rule != nil {
 					c.rule(r)
 				}
-				r.TrustedRoot = endPart(t, r.TrustedRoot, c.part, c.end)
+				root := *r.Signers[0].Root
+				if len(c.sign.Tiles) > 0 {
+					root = *s.rootOf(t, RootOptions{Logs: []string{Main}, Stampers: []string{Main}}, 1, 0)
+				}
+				root.TrustedRoot = endPart(t, root.TrustedRoot, c.part, c.end)
+				r.Signers = []verify.Signer{r.Signers[0]}
+				r.Signers[0].Root = &root
 			}), tag, want)
 		})
 	}

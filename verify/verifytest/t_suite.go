@@ -29,8 +29,9 @@ const (
 
 type suite struct {
 	Bed
-	a    *Authority
-	root []byte
+	a       *Authority
+	root    []byte
+	company *Company
 }
 
 // Run checks that the verifiers accept what they must and refuse what they must
@@ -45,7 +46,11 @@ func Run(t *testing.T, bed Bed) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &suite{Bed: bed, a: a, root: root}
+	company, err := NewCompany(time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &suite{Bed: bed, a: a, root: root, company: company}
 	for _, layout := range []Layout{Referrers, Legacy} {
 		t.Run([]string{"referrers", "legacy"}[layout], func(t *testing.T) {
 			t.Parallel()
@@ -55,9 +60,18 @@ func Run(t *testing.T, bed Bed) {
 			s.late(t, layout)
 			s.fingerprints(t, layout)
 			s.ended(t, layout)
+			s.forgeries(t, layout)
+			s.thresholds(t, layout)
+			s.roots(t, layout)
+			s.windows(t, layout)
+			s.keys(t, layout)
+			s.builds(t, layout)
+			s.identities(t, layout)
+			s.statements(t, layout)
 		})
 	}
 	t.Run("one verification for many askers", s.once)
+	t.Run("weak keys", s.weak)
 }
 
 // set returns the verifiers under test for r, in which nothing is revoked.
@@ -70,43 +84,70 @@ func (s *suite) set(t *testing.T, r verify.Rule) *verify.Set {
 	return set
 }
 
+// rule returns the rule that asks for a signature by the key "release".
 func (s *suite) rule(t *testing.T, change func(*verify.Rule)) verify.Rule {
 	t.Helper()
-	pem, err := s.a.Key("release")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := verify.Rule{
-		Name: "acme", Kind: verify.KindImage, Repositories: []string{s.Host + "/**"}, TrustedRoot: s.root,
-		Keys: []verify.Key{{Name: "release", PEM: pem}},
-	}
+	r := verify.Rule{Name: "acme", Kind: verify.KindImage, Repositories: []string{s.Host + "/**"}}
+	only(s.key(t, "release"))(&r)
 	if change != nil {
 		change(&r)
 	}
 	return r
 }
 
-func keyless(i verify.Identity) func(*verify.Rule) {
-	return func(r *verify.Rule) { r.Keys, r.Keyless = nil, []verify.Identity{i} }
+// sigstore is the Authority as a root.
+func (s *suite) sigstore() *verify.Root {
+	return &verify.Root{Name: "test", TrustedRoot: s.root, Log: 1, CertificateLog: true}
 }
 
-func repositoryOf(t *testing.T) string {
-	clean := func(r rune) rune {
-		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') || r == '/' {
-			return r
-		}
-		return '-'
+// key is one of the Authority's keys as a signer.
+func (s *suite) key(t *testing.T, name string) verify.Signer {
+	t.Helper()
+	pem, err := s.a.Key(name)
+	if err != nil {
+		t.Fatal(err)
 	}
-	parts := strings.Split(strings.Map(clean, strings.ToLower(t.Name())), "/")
-	for i, p := range parts {
-		p = strings.Trim(p, "-")
-		for strings.Contains(p, "--") {
-			p = strings.ReplaceAll(p, "--", "-")
-		}
-		parts[i] = p
-	}
-	return strings.Join(parts, "/")
+	return verify.Signer{Name: name, Key: &verify.Key{PEM: pem}, Root: s.sigstore()}
 }
+
+// ci is the suite's issuer with a subject, as a signer.
+func (s *suite) ci(subject verify.Match) verify.Signer {
+	return verify.Signer{Name: "ci", Identity: &verify.Identity{Issuer: goodIssuer, Subject: subject}, Root: s.sigstore()}
+}
+
+func unlogged(s verify.Signer) verify.Signer {
+	s.Root, s.Unlogged = nil, true
+	return s
+}
+
+// only makes a rule ask for a signature by any one of signers, and for nothing else.
+func only(signers ...verify.Signer) func(*verify.Rule) {
+	return func(r *verify.Rule) {
+		r.Signers, r.Require = signers, []verify.Requirement{{Signature: &verify.SignatureRequirement{}}}
+		for _, s := range signers {
+			r.Require[0].Signers = append(r.Require[0].Signers, s.Name)
+		}
+	}
+}
+
+// withSBOM makes a rule ask for an SBOM too, by a signer that it has or by one
+// more.
+func withSBOM(by ...verify.Signer) func(*verify.Rule) {
+	return func(r *verify.Rule) {
+		q := verify.Requirement{SBOM: &verify.SBOMRequirement{}, Signers: r.Require[0].Signers}
+		if len(by) > 0 {
+			q.Signers = nil
+		}
+		for _, s := range by {
+			q.Signers = append(q.Signers, s.Name)
+			r.Signers = append(r.Signers, s)
+		}
+		r.Require = append(r.Require, q)
+	}
+}
+
+// repositoryOf is a repository for one test alone.
+func repositoryOf(t *testing.T) string { return "t/" + digest.FromString(t.Name()).Encoded()[:20] }
 
 // push pushes an image and returns its tag and its pinned name.
 func (s *suite) push(t *testing.T, platforms ...string) (tag, pinned string, d digest.Digest) {
@@ -157,8 +198,9 @@ func (s *suite) judgeBy(t *testing.T, set *verify.Set, tag, wantErr string) veri
 
 func (s *suite) signatures(t *testing.T, layout Layout) {
 	const refused = "no signature by a trusted identity"
-	exact := keyless(verify.Identity{Issuer: goodIssuer, Subject: goodSubject})
-	prefix := keyless(verify.Identity{Issuer: goodIssuer, SubjectPrefix: "https://github.com/acme/shop"})
+	exact := only(s.ci(verify.Match{Exact: goodSubject}))
+	prefix := only(s.ci(verify.Match{Prefix: "https://github.com/acme/shop"}))
+	release := s.key(t, "release")
 	byKey := SignOptions{Key: "release"}
 	byCI := SignOptions{Identity: goodSubject, Issuer: goodIssuer}
 	with := func(o SignOptions, change func(*SignOptions)) *SignOptions { change(&o); return &o }
@@ -171,7 +213,7 @@ func (s *suite) signatures(t *testing.T, layout Layout) {
 		refused bool
 	}{
 		{name: "key", sign: &byKey},
-		{name: "key no log allowed", rule: func(r *verify.Rule) { r.InsecureIgnoreTlog = true }, sign: with(byKey, func(o *SignOptions) { o.NoTlog = true })},
+		{name: "key no log allowed", rule: only(unlogged(release)), sign: with(byKey, func(o *SignOptions) { o.NoTlog = true })},
 		{name: "keyless exact", rule: exact, sign: &byCI},
 		{name: "keyless prefix", rule: prefix, sign: &byCI},
 		{name: "no evidence", refused: true},
@@ -191,7 +233,6 @@ func (s *suite) signatures(t *testing.T, layout Layout) {
 		{name: "log entry of another artifact keyless", rule: exact, sign: with(byCI, func(o *SignOptions) { o.SwapEntry = true }), refused: true},
 		{name: "certificate expired when logged", rule: exact, sign: with(byCI, func(o *SignOptions) { o.LoggedAt = time.Now().Add(30 * time.Minute) }), refused: true},
 		{name: "keyless without log", rule: exact, sign: with(byCI, func(o *SignOptions) { o.NoTlog = true }), refused: true},
-		{name: "keyless ignores insecureIgnoreTlog", rule: func(r *verify.Rule) { exact(r); r.InsecureIgnoreTlog = true }, sign: with(byCI, func(o *SignOptions) { o.NoTlog = true }), refused: true},
 		{name: "malformed payload", sign: with(byKey, func(o *SignOptions) { o.RawPayload = []byte(`{"critical":`) }), refused: true},
 		{name: "payload of no type", sign: with(byKey, func(o *SignOptions) { o.RawPayload = []byte(`{}`) }), refused: true},
 	}
@@ -292,7 +333,7 @@ func (s *suite) sboms(t *testing.T, layout Layout) {
 		{name: "not an object", typ: spdx, predicate: "SPDX", refused: notObject},
 	}
 	rule := func(t *testing.T) verify.Rule {
-		return s.rule(t, func(r *verify.Rule) { r.SBOM.Required = true })
+		return s.rule(t, withSBOM())
 	}
 	for _, c := range cases {
 		t.Run("sbom "+c.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/attest"
 	"github.com/holdfast-dev/holdfast/verify/registry"
 	"github.com/holdfast-dev/holdfast/verify/sbom"
 	"github.com/holdfast-dev/holdfast/verify/sigstore"
@@ -41,11 +42,7 @@ func TestVerifiers(t *testing.T) {
 				Registry: verifytest.Registry{Transport: reg.Transport(), Username: reg.Username, Password: reg.Password},
 				Set: func(conf verify.Config) (*verify.Set, error) {
 					conf.Resolver = client
-					store := sigstore.NewStore(client)
-					attestations := func(r verify.Rule, revoked *verify.Revocations) (verify.Attestor, error) {
-						return sigstore.New(store, r, revoked)
-					}
-					return verify.NewSet(conf, sigstore.Factory(store), sbom.Factory(attestations))
+					return verify.NewSet(conf, attest.Factory([]attest.Source{sigstore.Source(sigstore.NewStore(client))}, sbom.New))
 				},
 			})
 		})
@@ -85,9 +82,10 @@ func TestRegistryFailureIsNotAbsence(t *testing.T) {
 			t.Fatal(err)
 		}
 		set, err := verify.NewSet(verify.Config{Resolver: client, Revocations: new(verify.Revocations), Rules: []verify.Rule{{
-			Name: "r", Kind: verify.KindImage, Repositories: []string{"**"}, InsecureIgnoreTlog: true,
-			Keys: []verify.Key{{Name: "release", PEM: pem}},
-		}}}, sigstore.Factory(sigstore.NewStore(client)))
+			Name: "r", Kind: verify.KindImage, Repositories: []string{"**"},
+			Signers: []verify.Signer{{Name: "release", Key: &verify.Key{PEM: pem}, Unlogged: true}},
+			Require: []verify.Requirement{{Signature: &verify.SignatureRequirement{}, Signers: []string{"release"}}},
+		}}}, attest.Factory([]attest.Source{sigstore.Source(sigstore.NewStore(client))}))
 		if err != nil {
 			t.Fatal(err)
 		}
