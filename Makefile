@@ -66,6 +66,7 @@ fuzz: ## fuzz every parser for FUZZTIME (20s)
 
 bench: tools build ## measure on the real control plane, beside the floor; BENCH=100,500
 	@$(GO) run ./internal/bench -apps $(BENCH) -holdfast bin/holdfast
+	@$(GO) test -run '^$$' -bench . ./verify/verifytest
 
 lint: $(TOOLS)/golangci-lint ## run the linters of .golangci.yml
 	@$(TOOLS)/golangci-lint run --timeout 15m $(PACKAGES)
@@ -76,9 +77,9 @@ docs: build ## write docs/reference from the types of the configuration
 
 # --- what the demo and the tests run against ---------------------------------
 
-TOOL_NAMES := controlplane kwok terraform-provider-local terraform-provider-time tofu conftest prometheus promtool
+TOOL_NAMES := controlplane kwok terraform-provider-local terraform-provider-time tofu conftest cosign2 cosign3 notation prometheus promtool
 
-tools: $(addprefix $(TOOLS)/,$(TOOL_NAMES)) ## build the control plane, OpenTofu, providers, conftest, Prometheus (once, some minutes)
+tools: $(addprefix $(TOOLS)/,$(TOOL_NAMES)) ## build the control plane, OpenTofu, providers, conftest, cosign, notation, Prometheus (once, some minutes)
 
 controlplane_PKG             := .
 kwok_PKG                     := sigs.k8s.io/kwok/cmd/kwok
@@ -86,6 +87,9 @@ terraform-provider-local_PKG := ./local
 terraform-provider-time_PKG  := github.com/hashicorp/terraform-provider-time
 tofu_PKG                     := github.com/opentofu/opentofu/cmd/tofu
 conftest_PKG                 := github.com/open-policy-agent/conftest
+cosign2_PKG                  := github.com/sigstore/cosign/v2/cmd/cosign
+cosign3_PKG                  := github.com/sigstore/cosign/v3/cmd/cosign
+notation_PKG                 := github.com/notaryproject/notation/cmd/notation
 prometheus_PKG               := github.com/prometheus/prometheus/cmd/prometheus
 prometheus_TAGS              := remove_all_sd
 promtool_PKG                 := github.com/prometheus/prometheus/cmd/promtool
@@ -98,6 +102,9 @@ $(TOOLS)/terraform-provider-local: hack/providers/go.mod hack/providers/go.sum h
 $(TOOLS)/terraform-provider-time: hack/providers/go.mod hack/providers/go.sum
 $(TOOLS)/tofu: hack/tofu/go.mod hack/tofu/go.sum
 $(TOOLS)/conftest: hack/conftest/go.mod hack/conftest/go.sum
+$(TOOLS)/cosign2: hack/cosign2/go.mod hack/cosign2/go.sum
+$(TOOLS)/cosign3: hack/cosign3/go.mod hack/cosign3/go.sum
+$(TOOLS)/notation: hack/notation/go.mod hack/notation/go.sum
 $(TOOLS)/prometheus $(TOOLS)/promtool: hack/prometheus/go.mod hack/prometheus/go.sum
 $(TOOLS)/golangci-lint: hack/lint/go.mod hack/lint/go.sum
 
