@@ -551,7 +551,7 @@ func (u *run) failure(op, said string, err error) error {
 	switch {
 	case strings.Contains(said, "Saved plan is stale"):
 		return fault.New(fault.Transient, op, "", "%w: %s", targets.ErrStale, said)
-	case strings.Contains(said, "Error acquiring the state lock"):
+	case strings.Contains(said, "Error acquiring the state lock") && !strings.Contains(said, "could not write lock info"): // that is a full disk
 		return fault.New(fault.Waiting, op,
 			"wait for whoever holds the lock; if that run is dead, remove its lock with `tofu force-unlock`", "the state is locked: %s", said)
 	case strings.Contains(said, "Inconsistent dependency lock file"),
