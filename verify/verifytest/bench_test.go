@@ -39,7 +39,7 @@ const (
 )
 
 // company is a registry 20 ms away with images that are signed, with an SBOM and
-// provenance each, by a workflow.
+// provenance each, by a workflow, or by a key.
 type company struct {
 	proxy    *testenv.FaultProxy
 	host     string
@@ -49,7 +49,7 @@ type company struct {
 	of       digest.Digest // the last image
 }
 
-func newCompany(b *testing.B) *company {
+func newCompany(b *testing.B, keyed bool) *company {
 	b.Helper()
 	reg := must(testenv.NewRegistry(testenv.RegistryOptions{Referrers: true}))(b)
 	b.Cleanup(func() { _ = reg.Close() })
@@ -61,6 +61,9 @@ func newCompany(b *testing.B) *company {
 		BuildSigner: benchBuilder, Runner: "github-hosted", SourceRepository: "https://github.com/acme/shop",
 		SourceDigest: strings.Repeat("a", 40), SourceRef: "refs/heads/main", Trigger: "push",
 	}}
+	if keyed {
+		o = verifytest.SignOptions{Key: "release"}
+	}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(b.Context())
 	g.SetLimit(4)
@@ -105,6 +108,10 @@ func newCompany(b *testing.B) *company {
 				Builders: []verify.Builder{{ID: verify.Match{Exact: benchBuilder}, Level: 2, Profile: verify.ProfileGitHub}}, Repository: "https://github.com/acme/shop",
 			}, Signers: by},
 		},
+	}
+	if keyed {
+		s := &c.rule.Signers[0]
+		s.Identity, s.Key = nil, &verify.Key{PEM: must(a.Key("release"))(b)}
 	}
 	return c
 }
@@ -194,9 +201,15 @@ func (c *company) floor(b *testing.B) {
 }
 
 // BenchmarkCold verifies 100 images that nobody looked at before, from a registry
-// that is 20 ms away, beside the round trips alone.
+// that is 20 ms away, beside the round trips alone. A certificate takes ten times
+// the arithmetic of a key: chain, SCT, identity.
 func BenchmarkCold(b *testing.B) {
-	c := newCompany(b)
+	b.Run("keys", func(b *testing.B) { cold(b, true) })
+	b.Run("certificates", func(b *testing.B) { cold(b, false) })
+}
+
+func cold(b *testing.B, keyed bool) {
+	c := newCompany(b, keyed)
 	c.proxy.Set(testenv.Fault{Delay: benchLatency})
 	var floor, ours time.Duration
 	var requests int
@@ -221,7 +234,7 @@ func BenchmarkCold(b *testing.B) {
 
 // BenchmarkManyStacks has 20 stacks name the same 100 images at once.
 func BenchmarkManyStacks(b *testing.B) {
-	c := newCompany(b)
+	c := newCompany(b, false)
 	c.proxy.Set(testenv.Fault{Delay: benchLatency})
 	var requests int
 	for b.Loop() {
@@ -239,7 +252,7 @@ func BenchmarkManyStacks(b *testing.B) {
 
 // BenchmarkCached verifies what was verified before, on all cores.
 func BenchmarkCached(b *testing.B) {
-	c := newCompany(b)
+	c := newCompany(b, false)
 	set := c.set(b)
 	c.verify(b, set)
 	before := c.proxy.Requests()
@@ -261,7 +274,7 @@ func BenchmarkCached(b *testing.B) {
 
 // BenchmarkBare is sigstore-go alone, on one core: the floor of what is computed.
 func BenchmarkBare(b *testing.B) {
-	c := newCompany(b)
+	c := newCompany(b, false)
 	raw := c.oneBundle(b)
 	tr := must(root.NewTrustedRootFromJSON(c.root))(b)
 	v := must(sgverify.NewVerifier(tr, sgverify.WithSignedCertificateTimestamps(1), sgverify.WithTransparencyLog(1), sgverify.WithObserverTimestamps(1)))(b)
@@ -302,7 +315,7 @@ func BenchmarkBare(b *testing.B) {
 
 // BenchmarkMemory says what 100 verdicts are kept in.
 func BenchmarkMemory(b *testing.B) {
-	c := newCompany(b)
+	c := newCompany(b, false)
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
