@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	parallel     = 64              // subjects looked at at once in one call
+	parallel     = 128             // subjects looked at at once in one call
 	maxCached    = 8192            // entries; an entry is about 1 KiB
 	verifyBudget = 2 * time.Minute // for one digest, network included
 	op           = "verify.Set"

@@ -17,6 +17,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -28,6 +29,7 @@ import (
 const (
 	maxCandidates = 128
 	maxBytes      = 128 << 20 // of all bundles and layers together
+	maxInFlight   = 256 << 20 // of all that is fetched at once, for whichever image
 	parallel      = 8
 	collectBudget = time.Minute
 )
@@ -61,10 +63,13 @@ const (
 type Store struct {
 	client *registry.Client
 	flight singleflight.Group
+	bytes  *semaphore.Weighted // that are fetched and read now
 }
 
 // NewStore returns a Store over client.
-func NewStore(client *registry.Client) *Store { return &Store{client: client} }
+func NewStore(client *registry.Client) *Store {
+	return &Store{client: client, bytes: semaphore.NewWeighted(maxInFlight)}
+}
 
 // candidate is something that may prove something. Nothing in it is trusted.
 type candidate struct {
@@ -204,9 +209,14 @@ func (st *Store) fetch(ctx context.Context, s verify.Subject) ([]candidate, erro
 		return nil, err
 	}
 	all := append(append(refs, sigs...), atts...)
-	if err := withinCaps(s, all); err != nil {
+	total, err := withinCaps(s, all)
+	if err != nil {
 		return nil, err
 	}
+	if err := st.bytes.Acquire(ctx, total); err != nil {
+		return nil, err
+	}
+	defer st.bytes.Release(total)
 	out := make([]candidate, len(all))
 	g, gctx = errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
@@ -239,18 +249,18 @@ func missingPart(where string, err error) error {
 	return fmt.Errorf("%s: %w", where, err)
 }
 
-func withinCaps(s verify.Subject, all []fetched) error {
-	var total int64
+// withinCaps returns how many bytes there are to fetch.
+func withinCaps(s verify.Subject, all []fetched) (total int64, err error) {
 	for _, f := range all {
 		if f.desc.Size < 0 || f.desc.Size > registry.MaxBlob {
-			return tooMuch(s)
+			return 0, tooMuch(s)
 		}
 		total += f.desc.Size
 	}
 	if len(all) > maxCandidates || total > maxBytes {
-		return tooMuch(s)
+		return 0, tooMuch(s)
 	}
-	return nil
+	return total, nil
 }
 
 func tooMuch(s verify.Subject) error {
