@@ -180,7 +180,7 @@ func newArtifactRepository(rc *config.Repository, cfg *config.Loaded, trust *art
 		Name: rc.Name, Repository: name, Tag: rc.OCI.Tag, Semver: rc.OCI.Semver, Annotations: rc.OCI.Annotations,
 		Dir: filepath.Join(cfg.StateDir, "oci", rc.Name), Registry: trust.client,
 		Admit:  func(ctx context.Context, d digest.Digest) error { _, err := evidence(ctx, d); return err },
-		Limits: oci.Limits{Bytes: rc.Limits.Bytes, File: rc.Limits.FileBytes, Files: rc.Limits.Files, PathLength: rc.Limits.PathLength},
+		Limits: snapshotLimits(rc),
 	})
 	if err != nil {
 		return reconciler.Repository{}, err

@@ -62,7 +62,7 @@ func newGitSource(rc *config.Repository, stateDir string, sec *secrets) (*git.So
 	c := git.Config{
 		Name: rc.Name, URL: rc.URL, Branch: rc.Branch, Tag: rc.Tag, Notes: followedNotes(&rc.Commits),
 		Dir:    filepath.Join(stateDir, "git", rc.Name),
-		Limits: git.Limits{Bytes: rc.Limits.Bytes, File: rc.Limits.FileBytes, Files: rc.Limits.Files, PathLength: rc.Limits.PathLength},
+		Limits: snapshotLimits(rc),
 	}
 	if a := rc.Auth; a != nil {
 		c.Auth.Username = a.Username
@@ -213,4 +213,9 @@ func joinDir(dir, p string) (string, error) {
 		return "", fault.New(fault.Invalid, "holdfast.build", "name a path inside the repository", "%q leaves the repository", p)
 	}
 	return joined, nil
+}
+
+// snapshotLimits are what a snapshot of the repository may hold.
+func snapshotLimits(rc *config.Repository) sources.Limits {
+	return sources.Limits{Bytes: rc.Limits.Bytes, File: rc.Limits.FileBytes, Files: rc.Limits.Files, PathLength: rc.Limits.PathLength}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // Clone reads the history of a person's own clone. It writes nothing to it.
@@ -31,7 +32,7 @@ func OpenClone(name, dir string) (*Clone, error) {
 	if !ok {
 		return nil, fault.New(fault.Internal, op, "", "%s: not a clone on disk", dir)
 	}
-	limits := Limits{}.withDefaults()
+	limits := sources.Limits{}.WithDefaults()
 	m := newMirror(filepath.Clean(dir), limits)
 	m.store = st // opened as it is: nothing is made and nothing is cleaned up
 	return &Clone{src: &Source{name: name, limits: limits, mirror: m}, repo: repo}, nil

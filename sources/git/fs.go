@@ -1,7 +1,6 @@
 package git
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // maxHops bounds the symlinks that one name may pass.
@@ -43,13 +43,13 @@ func (t *treeFS) Open(name string) (fs.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &openDir{info: info, name: name, list: list}, nil
+		return sources.OpenDir(info, name, list), nil
 	}
 	b, err := t.blob("open", name, e)
 	if err != nil {
 		return nil, err
 	}
-	return &openFile{info: info, Reader: bytes.NewReader(b)}, nil
+	return sources.OpenFile(info, b), nil
 }
 
 // ReadFile implements fs.ReadFileFS.
@@ -374,36 +374,3 @@ func (d dirEntry) IsDir() bool                { return d.e.mode == modeTree }
 func (d dirEntry) Type() fs.FileMode          { return fileMode(d.e.mode).Type() }
 func (d dirEntry) Info() (fs.FileInfo, error) { return d.t.info(d.e.name, d.e) }
 func (d dirEntry) String() string             { return fs.FormatDirEntry(d) }
-
-type openFile struct {
-	info fs.FileInfo
-	*bytes.Reader
-}
-
-func (f *openFile) Stat() (fs.FileInfo, error) { return f.info, nil }
-func (f *openFile) Close() error               { return nil }
-
-type openDir struct {
-	info fs.FileInfo
-	name string
-	list []fs.DirEntry
-}
-
-func (d *openDir) Stat() (fs.FileInfo, error) { return d.info, nil }
-func (d *openDir) Close() error               { return nil }
-func (d *openDir) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: d.name, Err: errors.New("is a directory")}
-}
-
-// ReadDir implements fs.ReadDirFile.
-func (d *openDir) ReadDir(n int) ([]fs.DirEntry, error) {
-	if n <= 0 {
-		n = len(d.list)
-	} else if len(d.list) == 0 {
-		return nil, io.EOF
-	}
-	n = min(n, len(d.list))
-	out := d.list[:n:n]
-	d.list = d.list[n:]
-	return out, nil
-}

@@ -7,7 +7,7 @@
 // symlink never leaves the tree, and that credentials go to the one host of the
 // configured URL and into no error. It refuses submodule content, paths that
 // could escape a checkout (".git" in every disguise that Git knows, "..",
-// control characters), repositories beyond its [Limits], and plain HTTP to
+// control characters), repositories beyond its limits, and plain HTTP to
 // other hosts. It judges nobody: whether a commit may be trusted is the
 // business of package verify/commit, to which it gives the raw bytes.
 package git
@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/opencontainers/go-digest"
@@ -38,7 +37,7 @@ type Config struct {
 	Notes        []string // refs of notes that are brought along: "refs/notes/…"
 	Dir          string   // where the bare mirror is kept between runs
 	Auth         Auth
-	Limits       Limits
+	Limits       sources.Limits
 	InsecureHTTP bool // permit http:// to a host that is not loopback
 }
 
@@ -54,43 +53,15 @@ type Auth struct {
 	CA         []byte                 // PEM certificates that HTTPS must chain to, instead of the system's
 }
 
-// Limits bound what a repository may cost. Zero values mean the defaults.
-type Limits struct {
-	Bytes      int64         // all blobs of a snapshot together; 512 MiB
-	File       int64         // one blob, when it is opened; 16 MiB
-	Files      int           // files of a snapshot, and paths of one change; 100,000
-	PathLength int           // bytes of one path; 1024
-	Timeout    time.Duration // one Head or Fetch; 2 minutes
-}
-
-func (l Limits) withDefaults() Limits {
-	if l.Bytes == 0 {
-		l.Bytes = 512 << 20
-	}
-	if l.File == 0 {
-		l.File = 16 << 20
-	}
-	if l.Files == 0 {
-		l.Files = 100_000
-	}
-	if l.PathLength == 0 {
-		l.PathLength = 1024
-	}
-	if l.Timeout == 0 {
-		l.Timeout = 2 * time.Minute
-	}
-	return l
-}
-
 // transfer is how many bytes one fetch may bring: history is larger than a
 // snapshot, but not without bound.
-func (l Limits) transfer() int64 { return 4 * l.Bytes }
+func transfer(l sources.Limits) int64 { return 4 * l.Bytes }
 
 // Source follows one branch, or the newest tag. It is safe for concurrent use.
 type Source struct {
 	name   string
 	refs   followed
-	limits Limits
+	limits sources.Limits
 	mirror *mirror
 	remote remote
 	turn   chan struct{} // held during a transfer
@@ -126,14 +97,14 @@ func New(c Config) (*Source, error) {
 		return nil, invalid("give the mirror an absolute folder", "mirror folder %q is not an absolute path", c.Dir)
 	}
 	l := c.Limits
-	if l.Bytes < 0 || l.File < 0 || l.Files < 0 || l.PathLength < 0 || l.Timeout < 0 {
+	if l.Negative() {
 		return nil, invalid("use positive limits", "a limit is negative")
 	}
 	ep, err := parseURL(c.URL)
 	if err != nil {
 		return nil, invalid("use https://host/path, ssh://user@host/path, git@host:path or an absolute path", "%w", err)
 	}
-	limits := l.withDefaults()
+	limits := l.WithDefaults()
 	r, err := newRemote(c, ep, limits)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, op, "correct the source's url or auth", fmt.Errorf("source %s: %w", c.Name, err))

@@ -151,7 +151,7 @@ func TestNewRefuses(t *testing.T) {
 		{Name: "n", URL: "/r", Branch: "a..b", Dir: "/m"},
 		{Name: "n", URL: "/r", Branch: "-x", Dir: "/m"},
 		{Name: "n", URL: "/r", Branch: "main", Dir: "m"},
-		{Name: "n", URL: "/r", Branch: "main", Dir: "/m", Limits: Limits{Files: -1}},
+		{Name: "n", URL: "/r", Branch: "main", Dir: "/m", Limits: sources.Limits{Files: -1}},
 	} {
 		if _, err := New(c); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%+v: %v", c, err)
@@ -390,12 +390,12 @@ func TestLimits(t *testing.T) {
 	server, repo := gitServer(t, testenv.GitOptions{})
 	push(t, repo, map[string]string{"small": "x", "a/b/large": strings.Repeat("x", 5000), "a/third": "y"})
 	for name, c := range map[string]struct {
-		limits Limits
+		limits sources.Limits
 		want   string
 	}{
-		"bytes": {Limits{Bytes: 5000}, "more than 5000 bytes"},
-		"files": {Limits{Files: 2}, "more than 2 files"},
-		"path":  {Limits{PathLength: 8}, "a path has 9 bytes"},
+		"bytes": {sources.Limits{Bytes: 5000}, "more than 5000 bytes"},
+		"files": {sources.Limits{Files: 2}, "more than 2 files"},
+		"path":  {sources.Limits{PathLength: 8}, "a path has 9 bytes"},
 	} {
 		for _, kind := range []string{"path", "ssh"} {
 			cfg := config(t, kind, server)
@@ -408,7 +408,7 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	cfg := config(t, "path", server)
-	cfg.Limits = Limits{File: 4999}
+	cfg.Limits = sources.Limits{File: 4999}
 	snap := fetch(t, open(t, cfg))
 	if _, err := fs.ReadFile(snap.FS, "small"); err != nil {
 		t.Error(err)
@@ -417,7 +417,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("open a large file: %v", err)
 	}
 	cfg = config(t, "ssh", server)
-	cfg.Limits = Limits{Timeout: time.Nanosecond}
+	cfg.Limits = sources.Limits{Timeout: time.Nanosecond}
 	if _, err := open(t, cfg).Head(t.Context()); fault.KindOf(err) != fault.Transient {
 		t.Errorf("head without time: %v", err)
 	}
@@ -436,7 +436,7 @@ func TestDeltaBomb(t *testing.T) {
 	get(z.Write(delta))(t)
 	must(t, z.Close())
 	pack.Write(make([]byte, 20))
-	m := newMirror(t.TempDir(), Limits{}.withDefaults())
+	m := newMirror(t.TempDir(), sources.Limits{}.WithDefaults())
 	t.Cleanup(func() { must(t, m.close()) })
 	err := m.ingest(t.Context(), &pack)
 	if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "has 34359738368 bytes") {

@@ -20,6 +20,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/memory"
+
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 const (
@@ -39,7 +41,7 @@ const (
 // mirror is the bare repository that keeps what was fetched.
 type mirror struct {
 	dir    string
-	limits Limits
+	limits sources.Limits
 
 	mu    sync.Mutex // go-git's storage is not safe for concurrent use
 	store *filesystem.Storage
@@ -47,7 +49,7 @@ type mirror struct {
 	memo memo
 }
 
-func newMirror(dir string, l Limits) *mirror {
+func newMirror(dir string, l sources.Limits) *mirror {
 	return &mirror{dir: dir, limits: l, memo: memo{trees: map[plumbing.Hash]*tree{}, shapes: map[plumbing.Hash]*shape{}}}
 }
 
@@ -359,7 +361,7 @@ func (m *mirror) ingest(ctx context.Context, pack io.Reader) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	most := m.limits.transfer()
+	most := transfer(m.limits)
 	n, err := io.Copy(f, io.LimitReader(&contextReader{ctx, pack}, most+1))
 	if err != nil {
 		return err

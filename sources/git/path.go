@@ -9,6 +9,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // pathRemote is a repository on this machine, bare or with a work tree. Its
@@ -17,7 +19,7 @@ import (
 type pathRemote struct {
 	path   string
 	refs   followed
-	limits Limits
+	limits sources.Limits
 }
 
 func (r *pathRemote) open() (*gogit.Repository, tips, error) {
@@ -76,7 +78,7 @@ func (r *pathRemote) fetch(ctx context.Context, m *mirror) (tips, error) {
 		return tips{}, err
 	}
 	return t, m.with(func(st *filesystem.Storage) error {
-		c := copier{ctx: ctx, from: repo.Storer, to: st, left: r.limits.transfer(), most: r.limits.Bytes}
+		c := copier{ctx: ctx, from: repo.Storer, to: st, left: transfer(r.limits), most: r.limits.Bytes}
 		if err := c.commits(t.commit); err != nil {
 			return err
 		}

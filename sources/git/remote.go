@@ -18,6 +18,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // maxRefs bounds a server's list of refs, in bytes: about 150,000 refs.
@@ -25,7 +27,7 @@ const maxRefs = 16 << 20
 
 var errNoBranch = errors.New("the branch does not exist")
 
-func newRemote(c Config, ep endpoint, l Limits) (remote, error) {
+func newRemote(c Config, ep endpoint, l sources.Limits) (remote, error) {
 	a := c.Auth
 	web := ep.scheme == "http" || ep.scheme == "https"
 	switch {
@@ -147,7 +149,7 @@ func demultiplexed(l *capability.List, r io.Reader) io.Reader {
 
 // httpConnector makes sessions over one HTTP client of our own: go-git's
 // registry of protocols is global, and its default client follows redirects.
-func httpConnector(ep endpoint, a Auth, l Limits) (connect func(context.Context) (session, error), idle func(), err error) {
+func httpConnector(ep endpoint, a Auth, l sources.Limits) (connect func(context.Context) (session, error), idle func(), err error) {
 	u := url.URL{Scheme: ep.scheme, Host: ep.host}
 	target := &transport.Endpoint{Protocol: ep.scheme, Host: u.Hostname(), Path: ep.path}
 	if p := u.Port(); p != "" {
@@ -162,7 +164,7 @@ func httpConnector(ep endpoint, a Auth, l Limits) (connect func(context.Context)
 		return nil, nil, err
 	}
 	client := &http.Client{
-		Transport: &boundTransport{next: rt, scheme: ep.scheme, host: ep.host, pack: l.transfer()},
+		Transport: &boundTransport{next: rt, scheme: ep.scheme, host: ep.host, pack: transfer(l)},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			if req.URL.Scheme != ep.scheme || !strings.EqualFold(req.URL.Host, ep.host) || len(via) > 3 {
 				return errRedirect

@@ -14,12 +14,14 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // sshConnector makes sessions over SSH. go-git's own client reads the user's
 // ssh_config, which can move the connection to another host, dials without the
 // caller's context and reads without bound; hence this one.
-func sshConnector(ep endpoint, a Auth, l Limits) (func(context.Context) (session, error), error) {
+func sshConnector(ep endpoint, a Auth, l sources.Limits) (func(context.Context) (session, error), error) {
 	if a.KnownHosts == "" {
 		return nil, errors.New("an SSH source needs auth.knownHosts")
 	}
@@ -35,7 +37,7 @@ func sshConnector(ep endpoint, a Auth, l Limits) (func(context.Context) (session
 		user:    firstOf(ep.user, a.Username, "git"),
 		auth:    a,
 		command: transport.UploadPackServiceName + " " + quote(ep.path),
-		most:    l.transfer() + maxRefs,
+		most:    transfer(l) + maxRefs,
 	}
 	return d.dial, nil
 }

@@ -9,7 +9,7 @@
 // moved back leads nowhere. What was fetched is kept on disk, so that Holdfast
 // can restart, and repair drift, while the registry is down. It refuses links,
 // devices, paths that lead out or mean two things, repeated entries, artifacts
-// beyond its [Limits] and ones that unfold to far more than they are, container
+// beyond its limits and ones that unfold to far more than they are, container
 // images, and to be built without a judge.
 package oci
 
@@ -70,39 +70,7 @@ type Config struct {
 	Dir         string // where what was fetched is kept between runs
 	Registry    Registry
 	Admit       Admit
-	Limits      Limits
-}
-
-// Limits bound what an artifact may cost. Zero values mean the defaults.
-type Limits struct {
-	Bytes      int64         // all files of a snapshot together, and the artifact as it is transferred; 512 MiB
-	File       int64         // one file; 16 MiB
-	Files      int           // files and folders of a snapshot; 100,000
-	PathLength int           // bytes of one path; 1024
-	Timeout    time.Duration // one Head or Fetch; 2 minutes
-}
-
-func (l Limits) withDefaults() Limits {
-	if l.Bytes == 0 {
-		l.Bytes = 512 << 20
-	}
-	if l.File == 0 {
-		l.File = 16 << 20
-	}
-	if l.Files == 0 {
-		l.Files = 100_000
-	}
-	if l.PathLength == 0 {
-		l.PathLength = 1024
-	}
-	if l.Timeout == 0 {
-		l.Timeout = 2 * time.Minute
-	}
-	return l
-}
-
-func (l Limits) negative() bool {
-	return l.Bytes < 0 || l.File < 0 || l.Files < 0 || l.PathLength < 0 || l.Timeout < 0
+	Limits      sources.Limits
 }
 
 // Source follows one tag or range of versions. It is safe for concurrent use.
@@ -112,7 +80,7 @@ type Source struct {
 	annotations           map[string]string
 	registry              Registry
 	admit                 Admit
-	limits                Limits
+	limits                sources.Limits
 	store                 *store
 	turn                  chan struct{} // held while an artifact is brought
 }
@@ -131,7 +99,7 @@ func New(c Config) (*Source, error) {
 		return fault.New(fault.Invalid, op, hint, "source %s: "+format, append([]any{c.Name}, args...)...)
 	}
 	s := &Source{name: c.Name, repository: c.Repository, tag: c.Tag, annotations: c.Annotations, registry: c.Registry, admit: c.Admit,
-		limits: c.Limits.withDefaults(), turn: make(chan struct{}, 1)}
+		limits: c.Limits.WithDefaults(), turn: make(chan struct{}, 1)}
 	switch {
 	case c.Name == "":
 		return nil, fault.New(fault.Invalid, op, "give the source a name", "an OCI source has no name")
@@ -145,7 +113,7 @@ func New(c Config) (*Source, error) {
 		return nil, invalid("name the tag to deploy from, for example production", "%q is not a tag", c.Tag)
 	case c.Dir == "" || !filepath.IsAbs(c.Dir):
 		return nil, invalid("give it an absolute folder", "folder %q is not an absolute path", c.Dir)
-	case c.Limits.negative():
+	case c.Limits.Negative():
 		return nil, invalid("use positive limits", "a limit is negative")
 	}
 	if c.Semver != "" {

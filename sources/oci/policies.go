@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // Bundle names a policy bundle in a registry.
@@ -17,7 +18,7 @@ type Bundle struct {
 	Dir        string // where it is kept between runs
 	Registry   Content
 	Admit      Admit
-	Limits     Limits
+	Limits     sources.Limits
 }
 
 // Policies has a bundle admitted, brings it unless it is kept, and returns its
@@ -34,10 +35,10 @@ func Policies(ctx context.Context, b Bundle) (fs.FS, error) {
 		return nil, fault.New(fault.Internal, op, "", "policy set %s: nothing to read from, nowhere to keep it, or nobody who judges it", b.Name)
 	case !repositoryName.MatchString(b.Repository):
 		return nil, fault.New(fault.Invalid, op, "write oci://host/path@sha256:…", "policy set %s: %q is not a repository", b.Name, b.Repository)
-	case b.Limits.negative():
+	case b.Limits.Negative():
 		return nil, fault.New(fault.Invalid, op, "use positive limits", "policy set %s: a limit is negative", b.Name)
 	}
-	l := b.Limits.withDefaults()
+	l := b.Limits.WithDefaults()
 	ctx, cancel := context.WithTimeout(ctx, l.Timeout)
 	defer cancel()
 	fail := func(err error) error {

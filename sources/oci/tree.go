@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // node is a file or a folder.
@@ -123,13 +123,13 @@ func (t *tree) Open(name string) (fs.File, error) {
 	}
 	info := fileInfo{n, path.Base(name)}
 	if n.dir {
-		return &openDir{info: info, name: name, list: entries(n)}, nil
+		return sources.OpenDir(info, name, entries(n)), nil
 	}
 	b, err := t.content(n)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &openFile{info: info, Reader: bytes.NewReader(b)}, nil
+	return sources.OpenFile(info, b), nil
 }
 
 // ReadFile implements fs.ReadFileFS.
@@ -220,37 +220,4 @@ func (i fileInfo) Mode() fs.FileMode {
 	default:
 		return 0o444
 	}
-}
-
-type openFile struct {
-	info fs.FileInfo
-	*bytes.Reader
-}
-
-func (f *openFile) Stat() (fs.FileInfo, error) { return f.info, nil }
-func (f *openFile) Close() error               { return nil }
-
-type openDir struct {
-	info fs.FileInfo
-	name string
-	list []fs.DirEntry
-}
-
-func (d *openDir) Stat() (fs.FileInfo, error) { return d.info, nil }
-func (d *openDir) Close() error               { return nil }
-func (d *openDir) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: d.name, Err: errors.New("is a directory")}
-}
-
-// ReadDir implements fs.ReadDirFile.
-func (d *openDir) ReadDir(n int) ([]fs.DirEntry, error) {
-	if n <= 0 {
-		n = len(d.list)
-	} else if len(d.list) == 0 {
-		return nil, io.EOF
-	}
-	n = min(n, len(d.list))
-	out := d.list[:n:n]
-	d.list = d.list[n:]
-	return out, nil
 }

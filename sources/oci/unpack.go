@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 
 // read brings layers and returns the files in them. What they hold is spooled to
 // a file in dir that has no name any more, and goes with the tree.
-func read(ctx context.Context, from Content, repository, dir string, layers []descriptor, l Limits, paths naming) (*tree, error) {
+func read(ctx context.Context, from Content, repository, dir string, layers []descriptor, l sources.Limits, paths naming) (*tree, error) {
 	var total int64
 	for _, layer := range layers {
 		if layer.Size > l.Bytes || total > l.Bytes-layer.Size {
@@ -62,7 +63,7 @@ func read(ctx context.Context, from Content, repository, dir string, layers []de
 
 // unpacker collects the files of layers.
 type unpacker struct {
-	limits Limits
+	limits sources.Limits
 	paths  naming
 	root   *node
 	nodes  int   // files and folders

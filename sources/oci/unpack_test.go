@@ -19,13 +19,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/sources"
 )
 
 // unpacked reads one archive as a desired state.
-func unpacked(t testing.TB, layer []byte, l Limits, paths naming) (*tree, error) {
+func unpacked(t testing.TB, layer []byte, l sources.Limits, paths naming) (*tree, error) {
 	t.Helper()
 	s := newShelf()
-	return read(t.Context(), s, repository, t.TempDir(), []descriptor{{MediaType: layerFlux, Digest: s.put(layer), Size: int64(len(layer))}}, l.withDefaults(), paths)
+	return read(t.Context(), s, repository, t.TempDir(), []descriptor{{MediaType: layerFlux, Digest: s.put(layer), Size: int64(len(layer))}}, l.WithDefaults(), paths)
 }
 
 // packed compresses what may be no tar.
@@ -88,13 +89,13 @@ func TestClass02_path_traversal(t *testing.T) {
 		if name == "" {
 			b = packed(t, checksummed(append(make([]byte, 148), unzipped(t, archive(t, file("x", "content")))[148:]...)))
 		}
-		tr, err := unpacked(t, b, Limits{}, relative)
+		tr, err := unpacked(t, b, sources.Limits{}, relative)
 		if err == nil || fault.KindOf(err) != fault.Invalid || tr != nil {
 			t.Errorf("%q: %v (%v)", name, err, fault.KindOf(err))
 		}
 	}
 	for name, want := range map[string]string{"a": "a", "./a": "a", "././a": "a", "a/b": "a/b", ".gitignore": ".gitignore", "...": "...", "a b": "a b", "ä": "ä"} {
-		tr, err := unpacked(t, raw(t, name), Limits{}, relative)
+		tr, err := unpacked(t, raw(t, name), sources.Limits{}, relative)
 		if err != nil {
 			t.Errorf("%q: %v", name, err)
 		} else if b, err := tr.ReadFile(want); err != nil || string(b) != "content" {
@@ -102,13 +103,13 @@ func TestClass02_path_traversal(t *testing.T) {
 		}
 	}
 	// Only a bundle, which has a root of its own, may begin there.
-	if tr, err := unpacked(t, raw(t, "/policy/a.rego"), Limits{}, rooted); err != nil {
+	if tr, err := unpacked(t, raw(t, "/policy/a.rego"), sources.Limits{}, rooted); err != nil {
 		t.Error(err)
 	} else if _, err := tr.ReadFile("policy/a.rego"); err != nil {
 		t.Error(err)
 	}
 	for _, name := range []string{"//a", "/../a", "/"} {
-		if _, err := unpacked(t, raw(t, name), Limits{}, rooted); fault.KindOf(err) != fault.Invalid || err == nil {
+		if _, err := unpacked(t, raw(t, name), sources.Limits{}, rooted); fault.KindOf(err) != fault.Invalid || err == nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -127,7 +128,7 @@ func TestClass07_links_and_devices(t *testing.T) {
 		"a pipe":             {Name: "a", Typeflag: tar.TypeFifo},
 		"a global path":      {Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"path": "c"}},
 	} {
-		_, err := unpacked(t, archive(t, file("b", "content"), entry{Header: h}), Limits{}, relative)
+		_, err := unpacked(t, archive(t, file("b", "content"), entry{Header: h}), sources.Limits{}, relative)
 		t.Log(what)
 		refused(t, err, fault.Invalid, "")
 	}
@@ -136,11 +137,11 @@ func TestClass07_links_and_devices(t *testing.T) {
 	sparse := archive(t, entry{tar.Header{Name: "b", Typeflag: tar.TypeReg, Size: int64(len(content)), Mode: 0o644, PAXRecords: map[string]string{
 		"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "b", "XNU.sparse.realsize": "1000000",
 	}}, content})
-	_, err := unpacked(t, packed(t, bytes.ReplaceAll(unzipped(t, sparse), []byte("XNU."), []byte("GNU."))), Limits{}, relative)
+	_, err := unpacked(t, packed(t, bytes.ReplaceAll(unzipped(t, sparse), []byte("XNU."), []byte("GNU."))), sources.Limits{}, relative)
 	refused(t, err, fault.Invalid, "sparse")
 	// git archive says which commit it is of.
 	b := archive(t, entry{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": strings.Repeat("0", 40)}}}, file("b", "content"))
-	if _, err := unpacked(t, b, Limits{}, relative); err != nil {
+	if _, err := unpacked(t, b, sources.Limits{}, relative); err != nil {
 		t.Error(err)
 	}
 }
@@ -156,12 +157,12 @@ func TestRepeatedEntries(t *testing.T) {
 		"a folder as a file":   {{Header: tar.Header{Name: "a/", Typeflag: tar.TypeDir}}, file("a", "1")},
 		"the same, far deeper": {file("x/y/z", "1"), file("x/y/z/a", "2")},
 	} {
-		_, err := unpacked(t, archive(t, entries...), Limits{}, relative)
+		_, err := unpacked(t, archive(t, entries...), sources.Limits{}, relative)
 		t.Log(what)
 		refused(t, err, fault.Invalid, "there twice")
 	}
 	// A folder may be named again.
-	if _, err := unpacked(t, archive(t, entry{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir}}, entry{Header: tar.Header{Name: "a/", Typeflag: tar.TypeDir}}, file("a/b", "1"), entry{Header: tar.Header{Name: "./a", Typeflag: tar.TypeDir}}), Limits{}, relative); err != nil {
+	if _, err := unpacked(t, archive(t, entry{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir}}, entry{Header: tar.Header{Name: "a/", Typeflag: tar.TypeDir}}, file("a/b", "1"), entry{Header: tar.Header{Name: "./a", Typeflag: tar.TypeDir}}), sources.Limits{}, relative); err != nil {
 		t.Error(err)
 	}
 }
@@ -188,29 +189,29 @@ func TestClass20_decompression_bombs(t *testing.T) {
 	deep := strings.Repeat("d/", 63)
 	for what, c := range map[string]struct {
 		layer   []byte
-		limits  Limits
+		limits  sources.Limits
 		refusal string
 	}{
-		"zeros in a file":             {packed(t, header(16<<20), make([]byte, 16<<20)), Limits{File: 1 << 30}, "unfold to more than"},
-		"zeros after the end":         {bomb, Limits{}, "unfold to more than"},
-		"a file that says too much":   {packed(t, header(1<<40)), Limits{}, "limit is"},
-		"a file above the limit":      {archive(t, file("a", "12345")), Limits{File: 4}, `"a" has 5 bytes, the limit is 4`},
-		"all files above the limit":   {archive(t, file("a", strings.Repeat("1", 300)), file("b", strings.Repeat("2", 300))), Limits{Bytes: 500}, "its files have more than 500 bytes"},
-		"too many files":              {many(11, func(i int) string { return fmt.Sprint(i) }), Limits{Files: 10}, "more than 10 files and folders"},
-		"too many folders":            {many(2, func(i int) string { return fmt.Sprintf("%s%d", deep, i) }), Limits{Files: 10}, "more than 10 files and folders"},
-		"too many headers":            {archive(t, repeatHeader(tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": strings.Repeat("\x01", 1000)}}, 100)...), Limits{Files: 10, Bytes: 1000}, "unfolds to more than"},
-		"too deep":                    {archive(t, file(strings.Repeat("d/", 64)+"a", "")), Limits{}, "folders deep"},
-		"a path that is too long":     {archive(t, file(strings.Repeat("dddddddddd/", 20)+"a", "")), Limits{PathLength: 200}, "the limit is 200"},
-		"a name that is too long":     {archive(t, file(strings.Repeat("n", 256), "")), Limits{}, "the limit is 255"},
-		"bombs behind each other":     {slices.Concat(bomb, bomb), Limits{}, "unfold to more than"},
-		"nothing":                     {archive(t), Limits{}, "holds no file"},
-		"only folders":                {archive(t, entry{Header: tar.Header{Name: "a/", Typeflag: tar.TypeDir}}), Limits{}, "holds no file"},
-		"something behind the end":    {packed(t, unzipped(t, archive(t, file("a", "b"))), []byte("evil")), Limits{}, "after its end"},
-		"no gzip":                     {[]byte("apiVersion: v1"), Limits{}, "archive"},
-		"no tar":                      {packed(t, []byte(strings.Repeat("kind: ConfigMap\n", 64))), Limits{}, "archive"},
-		"a file that is cut off":      {packed(t, unzipped(t, archive(t, file("a", strings.Repeat("b", 2000))))[:1024]), Limits{}, "archive"},
-		"a compression that is cut":   {archive(t, file("a", strings.Repeat("b", 2000)))[:40], Limits{}, "archive"},
-		"a compression that is wrong": {flipped(archive(t, file("a", strings.Repeat("b", 2000)))), Limits{}, "archive"},
+		"zeros in a file":             {packed(t, header(16<<20), make([]byte, 16<<20)), sources.Limits{File: 1 << 30}, "unfold to more than"},
+		"zeros after the end":         {bomb, sources.Limits{}, "unfold to more than"},
+		"a file that says too much":   {packed(t, header(1<<40)), sources.Limits{}, "limit is"},
+		"a file above the limit":      {archive(t, file("a", "12345")), sources.Limits{File: 4}, `"a" has 5 bytes, the limit is 4`},
+		"all files above the limit":   {archive(t, file("a", strings.Repeat("1", 300)), file("b", strings.Repeat("2", 300))), sources.Limits{Bytes: 500}, "its files have more than 500 bytes"},
+		"too many files":              {many(11, func(i int) string { return fmt.Sprint(i) }), sources.Limits{Files: 10}, "more than 10 files and folders"},
+		"too many folders":            {many(2, func(i int) string { return fmt.Sprintf("%s%d", deep, i) }), sources.Limits{Files: 10}, "more than 10 files and folders"},
+		"too many headers":            {archive(t, repeatHeader(tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": strings.Repeat("\x01", 1000)}}, 100)...), sources.Limits{Files: 10, Bytes: 1000}, "unfolds to more than"},
+		"too deep":                    {archive(t, file(strings.Repeat("d/", 64)+"a", "")), sources.Limits{}, "folders deep"},
+		"a path that is too long":     {archive(t, file(strings.Repeat("dddddddddd/", 20)+"a", "")), sources.Limits{PathLength: 200}, "the limit is 200"},
+		"a name that is too long":     {archive(t, file(strings.Repeat("n", 256), "")), sources.Limits{}, "the limit is 255"},
+		"bombs behind each other":     {slices.Concat(bomb, bomb), sources.Limits{}, "unfold to more than"},
+		"nothing":                     {archive(t), sources.Limits{}, "holds no file"},
+		"only folders":                {archive(t, entry{Header: tar.Header{Name: "a/", Typeflag: tar.TypeDir}}), sources.Limits{}, "holds no file"},
+		"something behind the end":    {packed(t, unzipped(t, archive(t, file("a", "b"))), []byte("evil")), sources.Limits{}, "after its end"},
+		"no gzip":                     {[]byte("apiVersion: v1"), sources.Limits{}, "archive"},
+		"no tar":                      {packed(t, []byte(strings.Repeat("kind: ConfigMap\n", 64))), sources.Limits{}, "archive"},
+		"a file that is cut off":      {packed(t, unzipped(t, archive(t, file("a", strings.Repeat("b", 2000))))[:1024]), sources.Limits{}, "archive"},
+		"a compression that is cut":   {archive(t, file("a", strings.Repeat("b", 2000)))[:40], sources.Limits{}, "archive"},
+		"a compression that is wrong": {flipped(archive(t, file("a", strings.Repeat("b", 2000)))), sources.Limits{}, "archive"},
 	} {
 		_, err := unpacked(t, c.layer, c.limits, relative)
 		t.Log(what)
@@ -236,7 +237,7 @@ func flipped(b []byte) []byte {
 func TestUnpackIsBounded(t *testing.T) {
 	t.Parallel()
 	bomb := packed(t, make([]byte, 64<<20))
-	u := unpacker{limits: Limits{}.withDefaults(), root: &node{dir: true, entries: map[string]*node{}}}
+	u := unpacker{limits: sources.Limits{}.WithDefaults(), root: &node{dir: true, entries: map[string]*node{}}}
 	m := &counter{r: bytes.NewReader(bomb)}
 	err := u.unpack(m, io.Discard)
 	refused(t, err, fault.Invalid, "unfold to more than")
@@ -248,7 +249,7 @@ func TestUnpackIsBounded(t *testing.T) {
 // TestFullDisk is about a disk that takes no more: that says nothing about the artifact.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	u := unpacker{limits: Limits{}.withDefaults(), root: &node{dir: true, entries: map[string]*node{}}}
+	u := unpacker{limits: sources.Limits{}.WithDefaults(), root: &node{dir: true, entries: map[string]*node{}}}
 	err := u.unpack(bytes.NewReader(archive(t, file("a", "b"))), disk{full{}})
 	refused(t, err, fault.Transient, "no space")
 }
@@ -260,13 +261,13 @@ func (full) Write([]byte) (int, error) { return 0, errors.New("no space left on 
 // TestModes is about the one thing of a file's mode that counts.
 func TestModes(t *testing.T) {
 	t.Parallel()
-	plain, err := unpacked(t, archive(t, file("a", "b")), Limits{}, relative)
+	plain, err := unpacked(t, archive(t, file("a", "b")), sources.Limits{}, relative)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := file("a", "b")
 	h.Mode = 0o6755
-	run, err := unpacked(t, archive(t, h, entry{Header: tar.Header{Name: "empty/", Typeflag: tar.TypeDir}}), Limits{}, relative)
+	run, err := unpacked(t, archive(t, h, entry{Header: tar.Header{Name: "empty/", Typeflag: tar.TypeDir}}), sources.Limits{}, relative)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +282,7 @@ func TestModes(t *testing.T) {
 		t.Errorf("a folder without files: %v", err)
 	}
 	h.Mode = 0o777
-	other, err := unpacked(t, archive(t, h), Limits{}, relative)
+	other, err := unpacked(t, archive(t, h), sources.Limits{}, relative)
 	if err != nil || other.digest() != run.digest() {
 		t.Errorf("what a umask or a folder without files changes is in the digest: %v", err)
 	}
@@ -384,7 +385,7 @@ func FuzzUnpack(f *testing.F) {
 		if _, err := zw.Write(content); err != nil || zw.Close() != nil {
 			t.Fatal("gzip")
 		}
-		l := Limits{Bytes: 1 << 16, File: 1 << 12, Files: 64, PathLength: 200}
+		l := sources.Limits{Bytes: 1 << 16, File: 1 << 12, Files: 64, PathLength: 200}
 		u := unpacker{limits: l, root: &node{dir: true, entries: map[string]*node{}}}
 		var spool bytes.Buffer
 		w := bufio.NewWriter(&spool)
