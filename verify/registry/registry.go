@@ -273,14 +273,7 @@ func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) ([]byte
 	if b, ok := c.cached(d); ok {
 		return b, nil
 	}
-	r, err := repository(repo)
-	if err != nil {
-		return nil, err
-	}
-	if err := supported(d); err != nil {
-		return nil, fault.Wrap(fault.Denied, op, "", err)
-	}
-	resp, err := c.get(ctx, r, "/blobs/"+d.String(), nil)
+	r, resp, err := c.blob(ctx, op, repo, d)
 	if err != nil {
 		return nil, err
 	}
@@ -293,6 +286,19 @@ func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) ([]byte
 	}
 	c.keep(d, b)
 	return b, nil
+}
+
+// blob asks for the blob with digest d. Nothing of the answer is checked yet.
+func (c *Client) blob(ctx context.Context, op, repo string, d digest.Digest) (name.Repository, *http.Response, error) {
+	r, err := repository(repo)
+	if err != nil {
+		return r, nil, err
+	}
+	if err := supported(d); err != nil {
+		return r, nil, fault.Wrap(fault.Denied, op, "", err)
+	}
+	resp, err := c.get(ctx, r, "/blobs/"+d.String(), nil)
+	return r, resp, err
 }
 
 // Referrers lists the manifests that name d as their subject: by the referrers

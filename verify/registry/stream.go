@@ -24,15 +24,7 @@ const MaxTags = 10_000
 // returned io.EOF, which it does for content that has the digest and the size.
 // The stream is bounded by the time of one request, body included.
 func (c *Client) Open(ctx context.Context, repo string, d digest.Digest, size int64) (io.ReadCloser, error) {
-	const op = "verify/registry.Open"
-	r, err := repository(repo)
-	if err != nil {
-		return nil, err
-	}
-	if err := supported(d); err != nil {
-		return nil, fault.Wrap(fault.Denied, op, "", err)
-	}
-	resp, err := c.get(ctx, r, "/blobs/"+d.String(), nil)
+	r, resp, err := c.blob(ctx, "verify/registry.Open", repo, d)
 	if err != nil {
 		return nil, err
 	}
