@@ -70,12 +70,6 @@ type header struct {
 //	tree, parent*, author, committer, then any of
 //	encoding, mergetag*, change-id, gpgsig; an empty line; the message
 func parse(raw []byte) (*object, error) {
-	switch {
-	case len(raw) > maxObject:
-		return nil, fmt.Errorf("it has %d bytes, the limit is %d", len(raw), maxObject)
-	case bytes.IndexByte(raw, 0) >= 0:
-		return nil, errors.New("it contains a NUL byte")
-	}
 	headers, err := split(raw)
 	if err != nil {
 		return nil, err
@@ -159,9 +153,16 @@ func (c *object) rest(raw []byte, headers []header) error {
 // another sees an address.
 var plainEncoding = regexp.MustCompile(`(?i)^(utf-8|utf8|us-ascii|iso-?8859-[0-9]{1,2}|latin-?[0-9]|windows-125[0-8]|cp125[0-8]|koi8-[ru]|euc-(jp|kr|cn|tw))$`)
 
-// split cuts the object's head into headers. A line that begins with a space
-// continues the one before.
+// split cuts an object's head into headers. A line that begins with a space
+// continues the one before. It refuses an object that is too large, and one with a
+// NUL byte, where readers written in C end.
 func split(raw []byte) ([]header, error) {
+	switch {
+	case len(raw) > maxObject:
+		return nil, fmt.Errorf("it has %d bytes, the limit is %d", len(raw), maxObject)
+	case bytes.IndexByte(raw, 0) >= 0:
+		return nil, errors.New("it contains a NUL byte")
+	}
 	var out []header
 	for at := 0; ; {
 		n := bytes.IndexByte(raw[at:], '\n')

@@ -95,12 +95,6 @@ var signatureBegins = []string{"-----BEGIN PGP SIGNATURE-----", "-----BEGIN PGP 
 // tagger in this order and nothing else, an empty line, the message, and at most
 // one signature at its end. What is signed is everything before.
 func parseTag(raw []byte) (*tag, error) {
-	switch {
-	case len(raw) > maxObject:
-		return nil, fmt.Errorf("it has %d bytes, the limit is %d", len(raw), maxObject)
-	case bytes.IndexByte(raw, 0) >= 0:
-		return nil, errors.New("it contains a NUL byte")
-	}
 	headers, err := split(raw)
 	if err != nil {
 		return nil, err
