@@ -95,7 +95,7 @@ func (r Rule) validate() error {
 		return ruleError(r, "leave environments: out", "a desired state and a policy bundle belong to no environment: the rule would never apply")
 	}
 	for i, s := range r.Signers {
-		if err := s.validate(); err != nil {
+		if err := s.Validate(); err != nil {
 			return ruleError(r, "look at the signer under trust: in holdfast.yaml", "%v", err)
 		}
 		if slices.ContainsFunc(r.Signers[:i], func(o Signer) bool { return o.Name == s.Name }) {

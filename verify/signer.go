@@ -1,14 +1,14 @@
 package verify
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Root is what a signer's identity and the time of a signature are judged by: a
@@ -436,15 +436,11 @@ func sum(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
-	h := sha256.Sum256(b)
-	return "sha256:" + hex.EncodeToString(h[:])
+	return digest.FromBytes(b).String()
 }
 
 // Validate refuses a signer that could not be judged as it is meant.
-func (s Signer) Validate() error { return s.validate() }
-
-// validate refuses a signer that could not be judged as it is meant.
-func (s Signer) validate() error {
+func (s Signer) Validate() error {
 	switch {
 	case s.Name == "":
 		return fmt.Errorf("a signer has no name")
