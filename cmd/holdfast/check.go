@@ -145,7 +145,7 @@ func checkAll(ctx context.Context, cfg *config.Loaded, dir, name string, access 
 				c.Access, c.err = stackAccess(ctx, t, r)
 			}
 		}
-		c.Error = newReplyError(c.err, func(s string) string { return s })
+		c.Error = newReplyError(c.err, asIs)
 		c.Problems = config.Problems(c.err)
 		out = append(out, c)
 	}

@@ -54,7 +54,7 @@ func TestStatusRefusesStrangers(t *testing.T) {
 func TestReplyErrorKeepsItsKind(t *testing.T) {
 	t.Parallel()
 	for _, k := range []fault.Kind{fault.Internal, fault.Transient, fault.Waiting, fault.Denied, fault.Invalid} {
-		err := newReplyError(fault.New(k, "op", "do this", "because"), func(s string) string { return s }).err()
+		err := newReplyError(fault.New(k, "op", "do this", "because"), asIs).err()
 		if fault.KindOf(err) != k || fault.HintOf(err) != "do this" || err.Error() != "because" {
 			t.Errorf("%s became %s: %v", k, fault.KindOf(err), err)
 		}

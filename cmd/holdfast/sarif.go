@@ -13,22 +13,22 @@ import (
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
-// printSARIF prints the checks of a report as SARIF 2.1.0, for code scanners:
+// printSARIF prints the checks of evidence as SARIF 2.1.0, for code scanners:
 // what failed as an error, what is waived as a warning, and what holds as a pass.
 // A refusal that no check tells of is a result too.
 // https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
-func printSARIF(w io.Writer, r verify.Report, verr error) error {
+func printSARIF(w io.Writer, evidence []verify.Evidence, verr error) error {
 	out := sarifreport.NewV210Report()
 	run := sarif.NewRunWithInformationURI("holdfast", "https://holdfast.dev")
-	for _, e := range r.Evidence {
+	for _, e := range evidence {
 		for _, c := range e.Checks {
 			addResult(run, e, c)
 		}
 	}
-	if verr != nil && !slices.ContainsFunc(r.Evidence, refused) {
+	if verr != nil && !slices.ContainsFunc(evidence, refused) {
 		e := verify.Evidence{}
-		if len(r.Evidence) == 1 {
-			e = r.Evidence[0]
+		if len(evidence) == 1 {
+			e = evidence[0]
 		}
 		addResult(run, e, verify.Check{Name: "verification", Found: verr.Error(), Next: fault.HintOf(verr)})
 	}

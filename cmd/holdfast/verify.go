@@ -52,47 +52,45 @@ func (f *trustFlags) revoked(cmd *cobra.Command, cfg *config.Loaded) *verify.Rev
 	return out
 }
 
-// evidenceReply is what is printed as JSON about one thing.
-type evidenceReply struct {
-	Evidence verify.Evidence `json:"evidence"`
-	Error    *replyError     `json:"error,omitempty"`
-}
+// evidenceReply is what is printed as JSON about one thing, reportReply what is
+// about artifacts.
+type (
+	evidenceReply struct {
+		Evidence verify.Evidence `json:"evidence"`
+		Error    *replyError     `json:"error,omitempty"`
+	}
+	reportReply struct {
+		Report verify.Report `json:"report"`
+		Error  *replyError   `json:"error,omitempty"`
+	}
+)
 
 // printEvidenceAs prints what was looked at about one thing, and returns verr.
 func printEvidenceAs(cmd *cobra.Command, output string, e verify.Evidence, verr error) error {
-	w := cmd.OutOrStdout()
-	var err error
-	switch {
-	case output == "json":
-		err = printJSON(w, evidenceReply{e, newReplyError(verr, func(s string) string { return s })})
-	case output == "sarif":
-		err = printSARIF(w, verify.Report{Evidence: []verify.Evidence{e}}, verr)
-	case len(e.Checks) > 0:
-		printEvidence(w, e)
+	if output == "text" && len(e.Checks) == 0 { // the error says it all
+		return verr
 	}
-	if err != nil {
-		return err
-	}
-	return verr
+	return printVerdict(cmd, output, evidenceReply{e, newReplyError(verr, asIs)}, []verify.Evidence{e}, verr)
 }
 
-// reportReply is what is printed as JSON about artifacts.
-type reportReply struct {
-	Report verify.Report `json:"report"`
-	Error  *replyError   `json:"error,omitempty"`
-}
-
-// printReport prints what was looked at, and returns verr.
+// printReport prints what was looked at about artifacts, and returns verr.
 func printReport(cmd *cobra.Command, output string, r verify.Report, verr error) error {
+	return printVerdict(cmd, output, reportReply{r, newReplyError(verr, asIs)}, r.Evidence, verr)
+}
+
+func asIs(s string) string { return s }
+
+// printVerdict prints reply as JSON, or evidence in another form, and returns verr.
+func printVerdict(cmd *cobra.Command, output string, reply any, evidence []verify.Evidence, verr error) error {
 	w := cmd.OutOrStdout()
 	var err error
 	switch output {
 	case "json":
-		err = printJSON(w, reportReply{r, newReplyError(verr, func(s string) string { return s })})
+		err = printJSON(w, reply)
 	case "sarif":
-		err = printSARIF(w, r, verr)
+		err = printSARIF(w, evidence, verr)
 	default:
-		for _, e := range r.Evidence {
+		for _, e := range evidence {
 			printEvidence(w, e)
 		}
 	}
