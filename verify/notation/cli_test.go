@@ -24,11 +24,7 @@ type cli struct {
 // newCLI configures notation to sign as h, and to trust b's authorities.
 func newCLI(t *testing.T, b *bed, h *verifytest.Holder) cli {
 	t.Helper()
-	path, err := testenv.Tool("notation")
-	if err != nil {
-		t.Skipf("the real notation is not there: %v", err)
-	}
-	c := cli{path, t.TempDir()}
+	c := cli{testenv.RequireTool(t, "notation"), t.TempDir()}
 	der, err := x509.MarshalPKCS8PrivateKey(h.Key)
 	if err != nil {
 		t.Fatal(err)

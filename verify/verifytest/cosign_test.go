@@ -30,11 +30,7 @@ type cosign struct {
 // newCosign makes the key over curve, by cosign itself if that is nil.
 func newCosign(t *testing.T, tool string, curve elliptic.Curve) cosign {
 	t.Helper()
-	path, err := testenv.Tool(tool)
-	if err != nil {
-		t.Skipf("the real %s is not there: %v", tool, err)
-	}
-	c := cosign{path: path, home: t.TempDir()}
+	c := cosign{path: testenv.RequireTool(t, tool), home: t.TempDir()}
 	if curve == nil {
 		c.run(t, "generate-key-pair", "--output-key-prefix", "key")
 	} else {
