@@ -399,18 +399,16 @@ func newest(j verify.Judge, list []verify.Statement) []verify.Statement {
 	type entry struct {
 		of       series
 		at, made time.Time
-		stands   bool // it has no date that could be compared
 	}
 	older := func(a, b entry) bool { return cmp.Or(a.at.Compare(b.at), a.made.Compare(b.made)) < 0 }
-	entries, best := make([]entry, len(list)), map[series]entry{}
+	entries, best := make([]entry, len(list)), map[series]entry{} // zero: of no series
 	for i, st := range list {
 		if !j.Reads(st.PredicateType) {
 			continue
 		}
 		f, _ := guarded(j, st, time.Time{}) // when it was made, it says also when it is not enough
 		if st.Certificate == nil && f.Made.IsZero() && !st.Time.IsZero() {
-			entries[i].stands = true // whoever may push can have an old signature by a key stamped anew
-			continue
+			continue // whoever may push can have an old signature by a key stamped anew: nothing is newer than it
 		}
 		e := entry{of: series{st.Party, f.Series}, at: st.Time, made: f.Made}
 		if !e.made.IsZero() && e.made.Before(e.at) {
@@ -423,7 +421,7 @@ func newest(j verify.Judge, list []verify.Statement) []verify.Statement {
 	}
 	var out []verify.Statement
 	for i, st := range list {
-		if !j.Reads(st.PredicateType) || entries[i].stands || !older(entries[i], best[entries[i].of]) {
+		if !j.Reads(st.PredicateType) || !older(entries[i], best[entries[i].of]) {
 			out = append(out, st)
 		}
 	}

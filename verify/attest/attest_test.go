@@ -208,6 +208,7 @@ func TestVerify(t *testing.T) {
 		"on the one that runs":              {(&shelf{platforms: index}).put(scanned("a", "clean", on(amd64))), []verify.Requirement{clean(0, "a")}, []string{"linux/amd64"}, ok, ""},
 		"on the one that does not run":      {(&shelf{platforms: index}).put(scanned("a", "clean", on(amd64))), []verify.Requirement{clean(0, "a")}, []string{"linux/arm64"}, waiting, ""},
 		"a platform that is not there":      {(&shelf{platforms: index}).put(scanned("a", "clean")), []verify.Requirement{clean(0, "a")}, []string{"linux/s390x"}, denied, "nothing for linux/s390x"},
+		"on all but one that runs anywhere": {(&shelf{platforms: append(slices.Clone(index), verify.Platform{Name: verify.AnyPlatform, Subject: verify.Subject{Digest: other}})}).put(scanned("a", "clean", on(amd64))), []verify.Requirement{clean(0, "a")}, []string{"linux/amd64"}, waiting, ""},
 		"wrong on a platform":               {(&shelf{platforms: index}).put(scanned("a", "clean", on(amd64)), scanned("a", "worms", on(arm64))), []verify.Requirement{clean(0, "a")}, nil, denied, "worms"},
 		"wrong on the index alone":          {(&shelf{platforms: index}).put(scanned("a", "worms"), scanned("a", "clean", on(amd64)), scanned("a", "clean", on(arm64))), []verify.Requirement{clean(0, "a")}, nil, ok, ""},
 		"wrong on the index, missing below": {(&shelf{platforms: index}).put(scanned("a", "worms"), scanned("a", "clean", on(amd64))), []verify.Requirement{clean(0, "a")}, nil, denied, "worms"},
