@@ -229,9 +229,9 @@ func named(word string) string {
 	return synonyms[word]
 }
 
-// worse returns the worse of two severities; "" is none at all.
+// worse returns the worse of two severities, as they rank; "" is none at all.
 func worse(a, b string) string {
-	if slices.Index(verify.Severities, b) > slices.Index(verify.Severities, a) {
+	if (vulnerability{severity: b}).rank() > (vulnerability{severity: a}).rank() {
 		return b
 	}
 	return a
