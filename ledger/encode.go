@@ -50,6 +50,10 @@ func normalise(e Entry) (Entry, error) {
 	if e.Type == Applied && e.Intent == nil {
 		return e, fmt.Errorf("a %s names no intent", e.Type)
 	}
+	if !e.Since.IsZero() && e.Type != Revoked {
+		return e, fmt.Errorf("a %s has no since", e.Type)
+	}
+	e.Since = e.Since.UTC().Truncate(time.Second)
 	for _, f := range []struct{ name, value string }{
 		{"stack", e.Stack}, {"env", e.Environment}, {"rev", e.Revision}, {"subject", e.Subject}, {"outcome", e.Outcome},
 	} {

@@ -43,6 +43,9 @@ type Entry struct {
 	// Subject is what a revocation or an order is about: the revoked value, the
 	// commit to go to, the end of a suspension.
 	Subject string `json:"subject,omitempty"`
+	// Since is when what a revocation is about came into other hands; zero: it
+	// never counted.
+	Since time.Time `json:"since,omitzero"`
 	// Intent is, in a result, revert or drift entry, the intent that it closes or concerns.
 	Intent *Index `json:"intent,omitempty"`
 	// Outcome is one word: "ok", "failed", "stale", "denied", "abandoned", …

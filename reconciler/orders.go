@@ -95,7 +95,7 @@ func (r *Reconciler) takeUpOrders(ctx context.Context) error {
 // it is about something else.
 func TakeUpRevocation(list *verify.Revocations, e ledger.Entry) {
 	if e.Type == ledger.Revoked {
-		list.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Reason: e.Note, Time: e.Time})
+		list.Add(verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKind(e.Outcome), Value: e.Subject}, Since: e.Since, Reason: e.Note, Time: e.Time})
 	}
 }
 
@@ -264,23 +264,26 @@ func (r *Reconciler) Resume(ctx context.Context, stack string) error {
 // Revoke takes trust away from a key, an identity, a digest, a commit or a
 // policy. It needs no network, is durable on return, and takes effect at once:
 // what runs and rests on it is not restored or scaled up any more, nothing is
-// deleted, and every stack that it concerns is judged anew. It returns those.
-func (r *Reconciler) Revoke(ctx context.Context, a verify.Anchor, reason string) ([]string, error) {
+// deleted, and every stack that it concerns is judged anew. It returns those. The
+// time of v is set here.
+func (r *Reconciler) Revoke(ctx context.Context, v verify.Revocation) ([]string, error) {
 	const op = "reconciler.Revoke"
-	if err := a.Validate(); err != nil {
+	v.Time, v.Since = time.Now().UTC(), v.Since.UTC().Truncate(time.Second)
+	if err := v.Validate(v.Time); err != nil {
 		return nil, fault.Wrap(fault.Invalid, op, "name the whole value: one that is mistyped would revoke nothing", err)
 	}
-	if err := r.orderable("", reason, op); err != nil {
+	if err := r.orderable("", v.Reason, op); err != nil {
 		return nil, err
 	}
+	v.Reason = r.Scrub(v.Reason)
 	r.orders.taking.Lock()
 	defer r.orders.taking.Unlock()
-	e := ledger.Entry{Type: ledger.Revoked, Outcome: string(a.Kind), Subject: a.Value, Note: r.Scrub(reason)}
+	e := ledger.Entry{Type: ledger.Revoked, Outcome: string(v.Kind), Subject: v.Value, Since: v.Since, Note: v.Reason}
 	if _, err := r.Ledger.Append(ctx, e, nil); err != nil {
 		return nil, err
 	}
-	r.Revocations.Add(verify.Revocation{Anchor: a, Reason: e.Note, Time: time.Now().UTC()})
-	r.Log.WarnContext(ctx, "revoked", slog.String("kind", string(a.Kind)), slog.String("value", a.Value), slog.String("reason", e.Note))
+	r.Revocations.Add(v)
+	r.Log.WarnContext(ctx, "revoked", slog.String("kind", string(v.Kind)), slog.String("value", v.Value), slog.Time("since", v.Since), slog.String("reason", v.Reason))
 	return r.withdraw(ctx), nil
 }
 

@@ -113,7 +113,7 @@ func TestRevocationWithdrawsWhatRuns(t *testing.T) {
 			b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
 			applied := b.count("apply a")
 			b.with(func() { b.evidence = map[string]string{} }) // the verifier knows it too
-			stacks, err := r.Revoke(t.Context(), c.anchor, "it leaked")
+			stacks, err := r.Revoke(t.Context(), verify.Revocation{Anchor: c.anchor, Reason: "it leaked"})
 			if err != nil || len(stacks) != 1 || stacks[0] != "a" {
 				t.Fatalf("Revoke: %v, %v", stacks, err)
 			}
@@ -151,16 +151,47 @@ func TestRevocationWithdrawsWhatRuns(t *testing.T) {
 	}
 }
 
+// TestRevocationSince spares what was there before, also after a restart.
+func TestRevocationSince(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	old, late := verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:" + strings.Repeat("0a", 32), At: noon}, verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:" + strings.Repeat("0b", 32)}
+	b := newBed(t, "a")
+	b.evidence, b.rests = map[string]string{"a": "signed"}, []verify.Anchor{old, late}
+	r := b.new()
+	stop := b.run(r)
+	b.until("it is deployed", func() bool { return status(r, "a").Phase == Ready })
+	if stacks, err := r.Revoke(t.Context(), verify.Revocation{Anchor: old, Since: noon.Add(time.Minute), Reason: "stolen"}); err != nil || len(stacks) != 0 {
+		t.Fatalf("what was signed before is withdrawn: %v, %v", stacks, err)
+	}
+	if _, err := r.Revoke(t.Context(), verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorCommit, Value: strings.Repeat("1", 40)}, Since: noon, Reason: "stolen"}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a commit as of a time: %v", err)
+	}
+	stop()
+	r = b.new()
+	stop = b.run(r)
+	if b.until("it is enforced after a restart", func() bool { return status(r, "a").Phase == Ready }); status(r, "a").Revoked != "" {
+		t.Errorf("after a restart what was signed before is revoked: %s", status(r, "a").Revoked)
+	}
+	if list := r.Revocations.List(); len(list) != 1 || !list[0].Since.Equal(noon.Add(time.Minute)) {
+		t.Errorf("a restart knows %v", list)
+	}
+	if stacks, err := r.Revoke(t.Context(), verify.Revocation{Anchor: old, Since: noon, Reason: "stolen even before"}); err != nil || len(stacks) != 1 {
+		t.Errorf("what was signed since is not withdrawn: %v, %v", stacks, err)
+	}
+	stop()
+}
+
 func TestRevokeRefusesWhatItCannotMean(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, "a")
 	r := b.new()
 	for _, a := range []verify.Anchor{{Kind: "keys", Value: "x"}, {Kind: verify.AnchorKey}} {
-		if _, err := r.Revoke(t.Context(), a, "because"); fault.KindOf(err) != fault.Invalid {
+		if _, err := r.Revoke(t.Context(), verify.Revocation{Anchor: a, Reason: "because"}); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%v: %v", a, err)
 		}
 	}
-	if _, err := r.Revoke(t.Context(), verify.Anchor{Kind: verify.AnchorKey, Value: "x"}, ""); fault.KindOf(err) != fault.Invalid {
+	if _, err := r.Revoke(t.Context(), verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKey, Value: "x"}, Reason: ""}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("without a reason: %v", err)
 	}
 }
@@ -604,7 +635,7 @@ func TestRevokedHead(t *testing.T) {
 	b.until("both are deployed", func() bool { return status(r, "a").Phase == Ready && status(r, "c").Phase == Ready })
 	b.push(map[string]string{"a/object": "v2"})
 	b.until("v2", func() bool { return b.object("a") == "v2" && status(r, "a").Phase == Ready })
-	if stacks, err := r.Revoke(t.Context(), verify.Anchor{Kind: verify.AnchorIdentity, Value: "signer of commit-2"}, "left"); err != nil || len(stacks) != 1 {
+	if stacks, err := r.Revoke(t.Context(), verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorIdentity, Value: "signer of commit-2"}, Reason: "left"}); err != nil || len(stacks) != 1 {
 		t.Fatalf("Revoke: %v, %v", stacks, err)
 	}
 	stop()

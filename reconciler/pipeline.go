@@ -291,22 +291,16 @@ func (p *Proposal) request() gate.Request {
 
 // rests returns everything that a revocation would make p void by.
 func (p *Proposal) rests() []verify.Anchor {
-	seen := map[verify.Anchor]bool{}
-	add := func(anchors []verify.Anchor) {
-		for _, a := range anchors {
-			seen[a] = true
-		}
-	}
-	add(p.Commit.RestsOn)
+	all := [][]verify.Anchor{p.Commit.RestsOn}
 	for _, e := range p.Report.Evidence {
-		add(e.RestsOn)
+		all = append(all, e.RestsOn)
 	}
 	for _, d := range []*policy.Decision{p.Rendered, p.Planned} {
 		if d != nil {
-			add(d.Rests())
+			all = append(all, d.Rests())
 		}
 	}
-	return slices.SortedFunc(maps.Keys(seen), func(a, b verify.Anchor) int { return strings.Compare(a.String(), b.String()) })
+	return verify.Anchors(all...)
 }
 
 // bodies returns what p reached, as documents for the ledger.

@@ -48,9 +48,9 @@ func TestOrdersThatAreNone(t *testing.T) {
 		"a suspension of nothing":       {r.Suspend(ctx, "nobody", "why", time.Time{}), fault.Invalid, "no stack"},
 		"a suspension that is over":     {r.Suspend(ctx, "a", "why", time.Now().Add(-time.Second)), fault.Invalid, "is over"},
 		"the end of no suspension":      {r.Resume(ctx, "nobody"), fault.Invalid, "no stack"},
-		"a revocation without a reason": {func() error { _, err := r.Revoke(ctx, key, ""); return err }(), fault.Invalid, "no reason"},
+		"a revocation without a reason": {func() error { _, err := r.Revoke(ctx, verify.Revocation{Anchor: key, Reason: ""}); return err }(), fault.Invalid, "no reason"},
 		"a revocation of less than a value": {func() error {
-			_, err := r.Revoke(ctx, verify.Anchor{Kind: verify.AnchorKey, Value: "0a"}, "why")
+			_, err := r.Revoke(ctx, verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorKey, Value: "0a"}, Reason: "why"})
 			return err
 		}(), fault.Invalid, ""},
 	} {
@@ -86,7 +86,7 @@ func TestOrdersThatCannotBeRecorded(t *testing.T) {
 	if err := r.Resume(t.Context(), "a"); err == nil || r.suspension("a") == nil {
 		t.Errorf("resume: %v", err)
 	}
-	if _, err := r.Revoke(t.Context(), leaked, "it leaked"); err == nil || len(r.Revocations.List()) != 0 {
+	if _, err := r.Revoke(t.Context(), verify.Revocation{Anchor: leaked, Reason: "it leaked"}); err == nil || len(r.Revocations.List()) != 0 {
 		t.Errorf("revoke: %v", err)
 	}
 	if err := obey(t, r, OrderRollback, "a", "commit-1", "alice's"); err == nil || r.orders.rolledBack("a") != nil {
@@ -189,7 +189,7 @@ func TestRevocationOfWhatIsNotDeployed(t *testing.T) {
 	b.evidence, b.rests = map[string]string{"a": "signed", "c": "signed"}, []verify.Anchor{leaked}
 	r := b.applied("a")
 	for range 2 { // the second one is no news
-		if stacks, err := r.Revoke(t.Context(), leaked, "it leaked"); err != nil || len(stacks) != 1 || stacks[0] != "a" {
+		if stacks, err := r.Revoke(t.Context(), verify.Revocation{Anchor: leaked, Reason: "it leaked"}); err != nil || len(stacks) != 1 || stacks[0] != "a" {
 			t.Errorf("%v, %v", stacks, err)
 		}
 	}
@@ -219,7 +219,7 @@ func TestRevokedPolicy(t *testing.T) {
 	old := digest.FromString("policies")
 	b.judges = func(_ policy.Input, d *policy.Decision) { d.Policies = old }
 	r := b.applied("a")
-	if stacks, err := r.Revoke(t.Context(), verify.Anchor{Kind: verify.AnchorPolicy, Value: old.String()}, "it lets all pass"); err != nil || len(stacks) != 1 {
+	if stacks, err := r.Revoke(t.Context(), verify.Revocation{Anchor: verify.Anchor{Kind: verify.AnchorPolicy, Value: old.String()}, Reason: "it lets all pass"}); err != nil || len(stacks) != 1 {
 		t.Errorf("%v, %v", stacks, err)
 	}
 }

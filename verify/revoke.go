@@ -47,6 +47,10 @@ var AnchorKinds = []AnchorKind{AnchorKey, AnchorIdentity, AnchorDigest, AnchorCo
 type Anchor struct {
 	Kind  AnchorKind `json:"kind"`
 	Value string     `json:"value"`
+	// At is when what rests on it is known to have been there: the proven time of a
+	// signature, the first sight of a commit. It is never a date that the signer
+	// chose, nor one that rests on this very anchor. Zero: nothing proves it.
+	At time.Time `json:"at,omitzero"`
 }
 
 // String returns "kind value".
@@ -56,16 +60,46 @@ func (a Anchor) String() string { return string(a.Kind) + " " + a.Value }
 func Anchors(lists ...[]Anchor) []Anchor {
 	all := slices.Concat(lists...)
 	slices.SortFunc(all, func(a, b Anchor) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value), a.At.Compare(b.At))
 	})
-	return slices.Compact(all)
+	return slices.CompactFunc(all, func(a, b Anchor) bool { return a.Kind == b.Kind && a.Value == b.Value && a.At.Equal(b.At) })
+}
+
+// Since returns anchors of what is known to have been there at that time, which
+// none of them had a part in proving.
+func Since(at time.Time, anchors []Anchor) []Anchor {
+	out := slices.Clone(anchors)
+	for i := range out {
+		out[i].At = at.UTC().Round(0)
+	}
+	return out
 }
 
 // Revocation is trust that a person took away. It has no end.
 type Revocation struct {
 	Anchor
+	// Since is when the key or the identity came into other hands: what is known to
+	// have been there before still counts. Zero: nothing does.
+	Since  time.Time `json:"since,omitzero"`
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
+}
+
+// Validate refuses a revocation that would revoke nothing, or not what it seems to.
+func (v Revocation) Validate(now time.Time) error {
+	switch {
+	case v.Since.IsZero():
+	case v.Kind != AnchorKey && v.Kind != AnchorIdentity:
+		return fmt.Errorf("a %s is revoked whole: only keys and identities come into other hands at some time", v.Kind)
+	case v.Since.After(now):
+		return fmt.Errorf("%s is in the future: what is signed until then would still count", v.Since.Format(time.RFC3339))
+	}
+	return v.Anchor.Validate()
+}
+
+// covers reports whether v revokes what rests on a.
+func (v Revocation) covers(a Anchor) bool {
+	return v.Since.IsZero() || a.At.IsZero() || !a.At.Before(v.Since)
 }
 
 // Revocations is the set of what is revoked. It is safe for concurrent use; its
@@ -73,18 +107,20 @@ type Revocation struct {
 type Revocations struct {
 	mu   sync.RWMutex
 	list []Revocation
-	by   map[Anchor]int // index in list
+	by   map[Anchor]int // index in list, of the one that reaches back furthest
 }
 
-// Add revokes. An anchor that is revoked already stays so.
+// Add revokes. What is revoked stays so: a later word may only reach back further.
 func (r *Revocations) Add(v Revocation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.by == nil {
 		r.by = map[Anchor]int{}
 	}
-	if _, ok := r.by[v.normal()]; ok {
-		return
+	if i, ok := r.by[v.normal()]; ok {
+		if old := r.list[i].Since; old.IsZero() || !v.Since.IsZero() && !v.Since.Before(old) {
+			return
+		}
 	}
 	r.by[v.normal()] = len(r.list)
 	r.list = append(r.list, v)
@@ -93,6 +129,7 @@ func (r *Revocations) Add(v Revocation) {
 // normal is the form in which anchors are compared: hex and fingerprints come in
 // either case.
 func (a Anchor) normal() Anchor {
+	a.At = time.Time{}
 	switch a.Kind {
 	case AnchorDigest, AnchorCommit, AnchorPolicy:
 		a.Value = strings.ToLower(a.Value)
@@ -123,11 +160,19 @@ func (r *Revocations) Check(anchors ...Anchor) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, a := range anchors {
-		if i, ok := r.by[a.normal()]; ok {
-			v := r.list[i]
-			return fault.New(fault.Denied, "verify.Revocations", "replace what rests on it: sign anew with another key, or deploy another version",
-				"%s was %w on %s: %s", v.Anchor, ErrRevoked, v.Time.Format(time.DateOnly), v.Reason)
+		i, ok := r.by[a.normal()]
+		if !ok || !r.list[i].covers(a) {
+			continue
 		}
+		v, since := r.list[i], ""
+		switch {
+		case !v.Since.IsZero() && a.At.IsZero():
+			since = ", as of " + stamp(v.Since) + ", and nothing proves when this was signed"
+		case !v.Since.IsZero():
+			since = fmt.Sprintf(", as of %s, and this is of %s", stamp(v.Since), stamp(a.At))
+		}
+		return fault.New(fault.Denied, "verify.Revocations", "replace what rests on it: sign anew with another key, or deploy another version",
+			"%s was %w on %s%s: %s", v.Anchor, ErrRevoked, v.Time.Format(time.DateOnly), since, v.Reason)
 	}
 	return nil
 }

@@ -1,8 +1,10 @@
 package verify_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dev/holdfast/verify"
 )
@@ -28,6 +30,61 @@ func TestRevocations(t *testing.T) {
 	var none *verify.Revocations
 	if err := none.Check(first.Anchor); err != nil || none.Epoch() != 0 || none.List() != nil {
 		t.Errorf("nil holds something: %v, epoch %d, %v", err, none.Epoch(), none.List())
+	}
+}
+
+// TestRevokedSince: a revocation as of a time spares what is known to have been
+// there before, and nothing else; it can reach back further, and never less.
+func TestRevokedSince(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	key := verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:" + strings.Repeat("0a", 32)}
+	as := func(at time.Time) verify.Anchor { return verify.Since(at, []verify.Anchor{key})[0] }
+	since := func(at time.Time) verify.Revocation {
+		return verify.Revocation{Anchor: key, Since: at, Reason: "leaked", Time: noon.Add(time.Hour)}
+	}
+	var r verify.Revocations
+	check := func(when string, at time.Time, refused bool) {
+		t.Helper()
+		if err := r.Check(as(at)); (err != nil) != refused || err != nil && !errors.Is(err, verify.ErrRevoked) {
+			t.Errorf("%s, signed %s: %v", when, at, err)
+		}
+	}
+	r.Add(since(noon))
+	check("as of noon", noon.Add(-time.Nanosecond), false)
+	check("as of noon", noon, true)
+	check("as of noon", noon.Add(time.Second), true)
+	check("as of noon", time.Time{}, true)
+	epoch := r.Epoch()
+	r.Add(since(noon.Add(time.Minute)))
+	if check("it never reaches less far", noon, true); r.Epoch() != epoch {
+		t.Error("what changes nothing counts as a revocation")
+	}
+	r.Add(since(noon.Add(-time.Minute)))
+	if check("it reaches back further", noon.Add(-time.Second), true); r.Epoch() == epoch {
+		t.Error("nobody would look again")
+	}
+	check("it reaches back further", noon.Add(-time.Hour), false)
+	r.Add(since(time.Time{}))
+	check("for good", noon.Add(-time.Hour), true)
+	r.Add(since(noon))
+	check("for good, whatever is said later", noon.Add(-time.Hour), true)
+
+	for name, v := range map[string]verify.Revocation{
+		"in the future": {Anchor: key, Since: noon.Add(time.Hour)},
+		"a digest":      {Anchor: verify.Anchor{Kind: verify.AnchorDigest, Value: key.Value}, Since: noon},
+		"no value":      {Anchor: verify.Anchor{Kind: verify.AnchorKey}, Since: noon},
+	} {
+		if v.Validate(noon.Add(time.Minute)) == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+	if err := since(noon).Validate(noon); err != nil {
+		t.Error(err)
+	}
+	merged := verify.Anchors([]verify.Anchor{as(noon), key}, []verify.Anchor{as(noon.In(time.FixedZone("x", 60)))})
+	if len(merged) != 2 || !merged[0].At.IsZero() {
+		t.Errorf("what nothing proves was lost: %v", merged)
 	}
 }
 

@@ -37,8 +37,9 @@ type command struct {
 	Stack  string    `json:"stack,omitempty"`
 	Reason string    `json:"reason,omitempty"`
 	Until  time.Time `json:"until,omitzero"`
-	// Anchor is what to revoke.
+	// Anchor is what to revoke, and Since when it came into other hands.
 	Anchor verify.Anchor `json:"anchor,omitzero"`
+	Since  time.Time     `json:"since,omitzero"`
 	// Kind, Name and To say which order to draw up.
 	Kind string `json:"kind,omitempty"`
 	Name string `json:"name,omitempty"`
@@ -240,7 +241,7 @@ func (a *app) do(ctx context.Context, c command) reply {
 	case "resume":
 		err = a.reconciler.Resume(ctx, stack)
 	case "revoke":
-		out.Stacks, err = a.reconciler.Revoke(ctx, c.Anchor, c.Reason)
+		out.Stacks, err = a.reconciler.Revoke(ctx, verify.Revocation{Anchor: c.Anchor, Since: c.Since, Reason: c.Reason})
 	case "order":
 		var o reconciler.Order
 		o, err = a.reconciler.NewOrder(ctx, c.Kind, c.Name, c.To, c.Reason)

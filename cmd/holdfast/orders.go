@@ -109,13 +109,13 @@ func (f *stackFlags) tell(cmd *cobra.Command, c command, done string) error {
 
 func newRevoke() *cobra.Command {
 	var f stackFlags
-	var reason string
+	var reason, since string
 	kinds := make([]string, len(verify.AnchorKinds))
 	for i, k := range verify.AnchorKinds {
 		kinds[i] = string(k)
 	}
 	c := &cobra.Command{
-		Use: "revoke key|identity|digest|commit|policy VALUE --reason TEXT", Short: "Take trust away, at once and for good",
+		Use: "revoke key|identity|digest|commit|policy VALUE --reason TEXT [--since TIME]", Short: "Take trust away, at once and for good",
 		Args: cobra.ExactArgs(2), ValidArgs: kinds,
 		Long: `Take trust away from a key, an identity, a digest, a commit or a policy. It is local,
 needs no network, is recorded in the ledger, and has no end. From then on nothing that
@@ -127,12 +127,22 @@ more, its drift is reported, nothing is deleted, and people are told.
   identity  the subject of a keyless certificate, or the name of a signer
   digest    sha256:… of an artifact
   commit    a full commit id
-  policy    the digest of a policy set, as decisions in the ledger name it`,
+  policy    the digest of a policy set, as decisions in the ledger name it
+
+Of a key or an identity --since says when it came into other hands (a time such as
+2027-01-31T18:00:00Z, or 2h for two hours ago). What is known to have been there before
+still counts: a signature by its entry in a log or its timestamp, a commit by when this
+daemon first saw it. Where nothing proves the time, nothing counts. A later revocation
+may reach back further, and never less.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains(kinds, args[0]) {
 				return usageError{fmt.Errorf("cannot revoke a %q; want one of %s", args[0], strings.Join(kinds, ", "))}
 			}
-			out, err := f.ask(cmd, command{Verb: "revoke", Anchor: verify.Anchor{Kind: verify.AnchorKind(args[0]), Value: args[1]}, Reason: reason})
+			from, err := parseSince(since, time.Now())
+			if err != nil {
+				return usageError{err}
+			}
+			out, err := f.ask(cmd, command{Verb: "revoke", Anchor: verify.Anchor{Kind: verify.AnchorKind(args[0]), Value: args[1]}, Since: from, Reason: reason})
 			if err != nil {
 				return err
 			}
@@ -153,7 +163,23 @@ more, its drift is reported, nothing is deleted, and people are told.
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why (required)")
+	c.Flags().StringVar(&since, "since", "", "when it came into other hands: RFC 3339, or a duration back from now")
 	return f.add(c)
+}
+
+// parseSince reads a time or a duration back from now; empty is always.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d).UTC(), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil || t.IsZero() {
+		return time.Time{}, fmt.Errorf("--since %s: want a time such as 2027-01-31T18:00:00Z or a duration such as 2h", s)
+	}
+	return t.UTC(), nil
 }
 
 func newRollback() *cobra.Command {

@@ -147,6 +147,7 @@ type entry struct {
 	Environment string            `json:"env,omitempty"`
 	Revision    string            `json:"rev,omitempty"`
 	Subject     string            `json:"subject,omitempty"`
+	Since       time.Time         `json:"since,omitzero"`
 	Intent      *uint64           `json:"intent,omitempty"`
 	Outcome     string            `json:"outcome,omitempty"`
 	Note        string            `json:"note,omitempty"`
@@ -183,6 +184,9 @@ func parseEntry(leaf []byte) (entry, error) {
 	}
 	if e.Time.Location() != time.UTC || e.Time.IsZero() {
 		return entry{}, errors.New("its time is not in UTC")
+	}
+	if e.Since.Location() != time.UTC || !e.Since.IsZero() && e.Type != "revoked" {
+		return entry{}, errors.New("its since is not in UTC, or says nothing")
 	}
 	for _, s := range []string{e.Stack, e.Environment, e.Revision, e.Subject, e.Outcome, e.Note} {
 		if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {

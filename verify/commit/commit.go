@@ -76,8 +76,10 @@ type Config struct {
 	// Prover makes what judges certificates; required where a signer is Certified.
 	Prover NewProver
 	// Revocations may grow at any time. A step by a revoked signer or key
-	// authorises nothing, whenever it was made: the date on it is the signer's
-	// own word. A revoked commit may not be head; what comes after it may. Nil
+	// authorises nothing, whatever the date on it, which is the signer's own
+	// word. With a Since, a step counts that was seen, or is proven to be signed,
+	// before; approvals, tags and notes count only where that is proven, for they
+	// may come long after the commit. A revoked commit may not be head; what comes after it may. Nil
 	// revokes nothing.
 	Revocations *verify.Revocations
 }

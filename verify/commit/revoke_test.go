@@ -25,13 +25,43 @@ func revoking(c Config, a verify.Anchor) Config {
 	return c
 }
 
+// bare is what e rests on, without since when that is known to have been there.
+func bare(e verify.Evidence) []verify.Anchor { return verify.Since(time.Time{}, e.RestsOn) }
+
+// TestRevokedSince: a commit that was first seen before a key came into other hands
+// still counts, whatever its date. An approval does not: it may come long after the
+// commit.
+func TestRevokedSince(t *testing.T) {
+	t.Parallel()
+	r := newRepo(t)
+	one := r.commit("README", r.by(r.alice))
+	two := r.commit("apps/a", r.by(r.bob))
+	since := func(c Config, a verify.Anchor, at time.Time) Config {
+		c.Revocations = new(verify.Revocations)
+		c.Revocations.Add(verify.Revocation{Anchor: a, Since: at, Reason: "laptop stolen", Time: r.now})
+		return c
+	}
+	for _, a := range []verify.Anchor{
+		anchor(verify.AnchorKey, r.bob.Fingerprint()), anchor(verify.AnchorIdentity, "bob"), anchor(verify.AnchorIdentity, "bob@example.com"),
+	} {
+		r.accepts(since(r.config(), a, r.now.Add(time.Second)), one, two)
+		r.refuses(since(r.config(), a, r.now), one, two, "was revoked")
+		r.refuses(since(r.config(), a, r.now.Add(-time.Hour)), one, two, "as of")
+	}
+	approved := r.commit("infra/b", r.by(r.alice))
+	r.approve(approved, r.approval(r.bob, testURI, testRef, approved))
+	c := r.approving(1)
+	r.accepts(c, two, approved)
+	r.waits(since(c, anchor(verify.AnchorKey, r.bob.Fingerprint()), r.now.Add(time.Second)), two, approved, "nothing proves when this was signed")
+}
+
 func TestEvidenceRestsOnEverySigner(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	r.commit("README", r.by(r.alice))
 	two := r.commit("apps/a", r.by(r.bob))
 	three := r.commit("infra/b", r.by(r.carol))
-	got := r.accepts(r.config(), "", three).RestsOn
+	got := bare(r.accepts(r.config(), "", three))
 	for _, want := range []verify.Anchor{
 		anchor(verify.AnchorCommit, three),
 		anchor(verify.AnchorIdentity, "alice"), anchor(verify.AnchorIdentity, "alice@example.com"), anchor(verify.AnchorKey, r.alice.Fingerprint()),
@@ -45,12 +75,12 @@ func TestEvidenceRestsOnEverySigner(t *testing.T) {
 	if slices.Contains(got, anchor(verify.AnchorCommit, two)) {
 		t.Error("the evidence rests on a commit that was passed")
 	}
-	if got := r.accepts(r.config(), two, three).RestsOn; slices.Contains(got, anchor(verify.AnchorIdentity, "bob")) {
+	if got := bare(r.accepts(r.config(), two, three)); slices.Contains(got, anchor(verify.AnchorIdentity, "bob")) {
 		t.Errorf("the evidence rests on a signer outside of the history that was judged: %v", got)
 	}
 	c := r.config()
 	c.Anchor = three
-	if got := r.accepts(c, "", three).RestsOn; !slices.Equal(got, []verify.Anchor{anchor(verify.AnchorCommit, three)}) {
+	if got := bare(r.accepts(c, "", three)); !slices.Equal(got, []verify.Anchor{anchor(verify.AnchorCommit, three)}) {
 		t.Errorf("the anchor rests on %v", got)
 	}
 }

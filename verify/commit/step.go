@@ -146,6 +146,9 @@ func (w *walk) signed(id string, c *object) (match, error) {
 	if err != nil {
 		return match{}, fault.Wrap(fault.Denied, op, "", fmt.Errorf("commit %s by %s: %w", short(id), c.author, err))
 	}
+	if by.time.IsZero() { // a commit names its signature: whoever has seen the one has seen the other
+		by.anchors = verify.Since(w.now, by.anchors)
+	}
 	if err := w.v.revoked.Check(by.anchors...); err != nil {
 		return match{}, denied("have the change signed by someone else; if it is old, set the anchor to a commit after it that you have checked",
 			"commit %s by %s: %w", short(id), c.author, err)

@@ -791,6 +791,15 @@ func TestRevoked(t *testing.T) {
 		if len(list) != 0 || len(rejected) != 1 || !errors.Is(rejected[0].Reason, verify.ErrRevoked) {
 			t.Errorf("%s is revoked: %v, refused %v", a, list, rejected)
 		}
+		// As of a time after it: who stamped it proves that of all but himself.
+		revoked = new(verify.Revocations)
+		revoked.Add(verify.Revocation{Anchor: a, Since: time.Now().Add(time.Hour), Reason: "stolen", Time: time.Now()})
+		if list, _ := b.verify(t, i, revoked, signer); len(list) == 0 == !a.At.IsZero() {
+			t.Errorf("%s is revoked as of later: %v", a, list)
+		}
+	}
+	if n := len(slices.DeleteFunc(slices.Clone(anchors), func(a verify.Anchor) bool { return a.At.IsZero() })); n != 4 {
+		t.Errorf("%d of %v are known to have been there", n, anchors)
 	}
 }
 

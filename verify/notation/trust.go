@@ -128,7 +128,17 @@ func (t trust) statement(s *signed, made period, stampedBy []*x509.Certificate) 
 		RestsOn:  []verify.Anchor{{Kind: verify.AnchorIdentity, Value: who.Subject}},
 		NotAfter: s.SignedAttributes.Expiry,
 	}
-	for _, c := range slices.Concat(s.CertificateChain, stampedBy) {
+	for _, c := range s.CertificateChain {
+		key, err := keyAnchor(c)
+		if err != nil {
+			return verify.Statement{}, err
+		}
+		st.RestsOn = append(st.RestsOn, key)
+	}
+	if t.timestampers != nil { // proven by whoever stamped it, whose own keys prove nothing of themselves
+		st.RestsOn = verify.Since(made.to, st.RestsOn)
+	}
+	for _, c := range stampedBy {
 		key, err := keyAnchor(c)
 		if err != nil {
 			return verify.Statement{}, err

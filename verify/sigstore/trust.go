@@ -211,7 +211,7 @@ func (t trust) identify(st verify.Statement, cert *x509.Certificate, times []tim
 		return verify.Statement{}, err
 	}
 	if t.key != nil {
-		st.Party, st.RestsOn = t.key.Value, []verify.Anchor{*t.key}
+		st.Party, st.RestsOn = t.key.Value, verify.Since(st.Time, []verify.Anchor{*t.key})
 		return st, nil
 	}
 	if cert == nil {
@@ -237,6 +237,7 @@ func (t trust) identify(st verify.Statement, cert *x509.Certificate, times []tim
 	if t.root.current() { // nothing proves when it was signed: it ends with the certificate
 		st.Time, st.NotAfter = time.Time{}, cert.NotAfter
 	}
+	st.RestsOn = verify.Since(st.Time, st.RestsOn)
 	return st, nil
 }
 

@@ -64,7 +64,7 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 			s.sign(t, pinned, layout, c.sign)
 			set, revoke := s.revocable(t, s.rule(t, c.rule))
 			want := []verify.Anchor{{Kind: verify.AnchorDigest, Value: d.String()}, c.anchor}
-			if got := s.judgeBy(t, set, tag, "").RestsOn; !slices.Equal(got, want) {
+			if got := bare(s.judgeBy(t, set, tag, "").RestsOn); !slices.Equal(got, want) {
 				t.Errorf("the evidence rests on %v, want %v", got, want)
 			}
 			revoke(c.anchor)
@@ -88,11 +88,11 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 		s.sign(t, pinned, layout, SignOptions{Key: "backup"})
 		set, revoke := s.revocable(t, s.rule(t, only(s.key(t, "release"), s.key(t, "backup"))))
 		release, backup := s.keyAnchor(t, "release"), s.keyAnchor(t, "backup")
-		if e := s.judgeBy(t, set, tag, ""); !slices.Contains(e.RestsOn, release) || !slices.Contains(e.RestsOn, backup) {
-			t.Errorf("the evidence rests on %v", e.RestsOn)
+		if got := bare(s.judgeBy(t, set, tag, "").RestsOn); !slices.Contains(got, release) || !slices.Contains(got, backup) {
+			t.Errorf("the evidence rests on %v", got)
 		}
 		revoke(release)
-		if e := s.judgeBy(t, set, tag, ""); slices.Contains(e.RestsOn, release) || e.Checks[0].Found != "backup" {
+		if e := s.judgeBy(t, set, tag, ""); slices.Contains(bare(e.RestsOn), release) || e.Checks[0].Found != "backup" {
 			t.Errorf("a revoked signer still counts: %v %+v", e.RestsOn, e.Checks)
 		}
 		revoke(backup)
@@ -105,12 +105,55 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 		s.attest(t, pinned, layout, spdxType, SPDX("shop"), SignOptions{Key: "scanner"})
 		set, revoke := s.revocable(t, s.rule(t, withSBOM(s.key(t, "scanner"))))
 		a := s.keyAnchor(t, "scanner")
-		if got := s.judgeBy(t, set, tag, "").RestsOn; !slices.Contains(got, a) || !slices.Contains(got, s.keyAnchor(t, "release")) {
+		if got := bare(s.judgeBy(t, set, tag, "").RestsOn); !slices.Contains(got, a) || !slices.Contains(got, s.keyAnchor(t, "release")) {
 			t.Errorf("the evidence rests on %v", got)
 		}
 		revoke(a)
 		s.judgeBy(t, set, tag, gone(a))
 	})
+}
+
+// bare leaves out since when something is known to have been there.
+func bare(anchors []verify.Anchor) []verify.Anchor { return verify.Since(time.Time{}, anchors) }
+
+// since takes trust away as of some time: what is proven to be signed before still
+// counts, from the cache too, and what nothing proves the time of does not.
+func (s *suite) since(t *testing.T, layout Layout) {
+	at := time.Now().Add(-time.Minute).Truncate(time.Second)
+	keyless := func(o SignOptions) SignOptions {
+		o.Identity, o.Issuer, o.IssuedAt = goodSubject, goodIssuer, at.Add(-time.Minute)
+		return o
+	}
+	key, identity := s.keyAnchor(t, "release"), verify.Anchor{Kind: verify.AnchorIdentity, Value: goodSubject}
+	ci := only(s.ci(verify.Match{Exact: goodSubject}))
+	unlogged := func(r *verify.Rule) { r.Signers[0].Root, r.Signers[0].Unlogged = nil, true }
+	for name, c := range map[string]struct {
+		rule   func(*verify.Rule)
+		sign   SignOptions
+		anchor verify.Anchor
+		since  time.Time
+		want   string
+	}{
+		"a key, after":          {nil, SignOptions{Key: "release", LoggedAt: at}, key, at.Add(time.Second), ""},
+		"a key, before":         {nil, SignOptions{Key: "release", LoggedAt: at}, key, at, "was revoked on 2026-01-02, as of "},
+		"an identity, after":    {ci, keyless(SignOptions{LoggedAt: at}), identity, at.Add(time.Second), ""},
+		"an identity, before":   {ci, keyless(SignOptions{LoggedAt: at}), identity, at.Add(-time.Second), "was revoked on 2026-01-02, as of "},
+		"a key without a proof": {unlogged, SignOptions{Key: "release", LoggedAt: at}, key, at.Add(time.Second), "nothing proves when this was signed"},
+	} {
+		t.Run("revoked since: "+name, func(t *testing.T) {
+			t.Parallel()
+			tag, pinned, _ := s.push(t)
+			s.sign(t, pinned, layout, c.sign)
+			revoked := new(verify.Revocations)
+			set, err := s.Set(verify.Config{Rules: []verify.Rule{s.rule(t, c.rule)}, Revocations: revoked})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.judgeBy(t, set, tag, "")
+			revoked.Add(verify.Revocation{Anchor: c.anchor, Since: c.since, Reason: "leaked", Time: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)})
+			s.judgeBy(t, set, tag, c.want)
+		})
+	}
 }
 
 // late tells evidence that is missing, which is waited for, from evidence that is

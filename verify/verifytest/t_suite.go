@@ -57,6 +57,7 @@ func Run(t *testing.T, bed Bed) {
 			s.signatures(t, layout)
 			s.sboms(t, layout)
 			s.revocations(t, layout)
+			s.since(t, layout)
 			s.late(t, layout)
 			s.fingerprints(t, layout)
 			s.ended(t, layout)
