@@ -59,26 +59,28 @@ func (s store) putBodies(bodies map[string][]byte) (map[string]digest.Digest, er
 		names[role], unique[d] = d, b
 	}
 
+	return names, s.putAll(unique)
+}
+
+// putAll stores documents by their digest. They are durable when it returns.
+func (s store) putAll(docs map[digest.Digest][]byte) error {
 	var dirs sync.Map
 	var g errgroup.Group
 	g.SetLimit(bodySyncs)
-	for d, b := range unique {
+	for d, b := range docs {
 		g.Go(func() error {
 			dirs.Store(filepath.Dir(s.bodyPath(d)), true)
 			return s.putBody(d, b)
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return err
 	}
 	dirs.Range(func(dir, _ any) bool {
 		g.Go(func() error { return durable.Sync(dir.(string)) })
 		return true
 	})
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return names, nil
+	return g.Wait()
 }
 
 // putBody writes and syncs one body. The caller syncs its folder.

@@ -97,6 +97,8 @@ type Ledger struct {
 	closed     bool
 	commits    sync.WaitGroup
 
+	kept kept
+
 	mu      sync.Mutex
 	state   state
 	dirty   bool // an append failed: what is on disk is not known
@@ -335,6 +337,11 @@ func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) 
 			return 0, fault.New(fault.Internal, op, "", "ledger entry: %d is no intent", *e.Intent)
 		}
 		e.Intent = new(*e.Intent) // the caller may change its own
+	}
+	if !e.Type.narrows() {
+		if err := l.writeKept(); err != nil {
+			return 0, diskFault(op, err)
+		}
 	}
 	names, err := l.store.putBodies(bodies)
 	if err != nil {

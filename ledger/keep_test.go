@@ -1,0 +1,63 @@
+package ledger_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+)
+
+// TestKeep: what an entry's documents name is stored before the entry, or there is no
+// entry; taking trust away does not wait for it.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	doc := []byte(`{"answers":{}}`)
+	d := l.Keep(doc)
+	if d != digest.FromBytes(doc) {
+		t.Fatalf("kept as %q", d)
+	}
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := l.Body(t.Context(), d); err != nil || string(b) != string(doc) {
+		t.Errorf("it was not there when the entry was: %q, %v", b, err)
+	}
+	if l.Keep(make([]byte, ledger.MaxBody+1)) != "" {
+		t.Error("a document that cannot be read back was kept")
+	}
+
+	bodies := filepath.Join(k.dir, "bodies", "sha256")
+	if err := os.Rename(bodies, bodies+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bodies, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	late := []byte(`{"answers":{"late":""}}`)
+	d = l.Keep(late)
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil); fault.KindOf(err) != fault.Transient {
+		t.Errorf("an entry without what it was judged by: %v", err)
+	}
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Revoked, Outcome: "key", Subject: "x"}, nil); err != nil {
+		t.Errorf("a revocation waits for the documents of others: %v", err)
+	}
+	if err := os.Remove(bodies); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(bodies+".away", bodies); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := l.Body(t.Context(), d); err != nil || string(b) != string(late) {
+		t.Errorf("what failed once was forgotten: %q, %v", b, err)
+	}
+	k.check(t)
+}
