@@ -84,6 +84,9 @@ type Decision struct {
 	// RestsOn is what a revocation would make the policies void by, beside their
 	// digest: the bundles that they came in, and whoever signed those.
 	RestsOn []verify.Anchor `json:"restsOn,omitempty"`
+	// Inputs is the document of what was judged, by what, and when; empty where it
+	// is not kept.
+	Inputs digest.Digest `json:"inputs,omitempty"`
 }
 
 // Rests returns everything that a revocation would make the decision void by.

@@ -44,6 +44,11 @@ type Config struct {
 	// Platforms are those of an index that are to run in an environment. Nil, and
 	// an empty list, mean all.
 	Platforms func(environment string) []string
+	// Keep keeps what each verdict was reached with, so that it can be replayed, and
+	// Trust is the document there that the rules and exceptions came from. Nil is
+	// nowhere.
+	Keep  Keeper
+	Trust digest.Digest
 	// Exceptions returns what people except for a while, as of now: whose
 	// signature is revoked excepts nothing any more. Nil is none.
 	Exceptions func() []Exception
@@ -66,6 +71,8 @@ type Set struct {
 	exceptions  func() []Exception
 	clock       Clock
 	sights      sights
+	keep        Keeper
+	trust       digest.Digest
 
 	flight singleflight.Group
 	mu     sync.Mutex
@@ -102,7 +109,7 @@ func NewSet(conf Config, factories ...Factory) (*Set, error) {
 		return nil, errors.New("verify: no verifier configured")
 	}
 	s := &Set{resolver: conf.Resolver, revocations: conf.Revocations, grace: conf.Grace, platforms: conf.Platforms,
-		exceptions: conf.Exceptions, clock: NewClock(), cache: map[cacheKey]Evidence{}}
+		exceptions: conf.Exceptions, keep: conf.Keep, trust: conf.Trust, clock: NewClock(), cache: map[cacheKey]Evidence{}}
 	names := map[string]bool{}
 	for _, r := range conf.Rules {
 		if err := r.validate(); err != nil {
@@ -265,9 +272,13 @@ func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error
 		s.sights.forget(rule.key(resolved))
 		return e, nil
 	}
-	if err = s.waive(&rule.rule, env, &e, err); err != nil {
+	if err = s.waive(ctx, &rule.rule, env, &e, err); err != nil {
 		err = s.late(env, rule.key(resolved), seen, err)
 	}
+	if err == nil || fault.KindOf(err) == fault.Denied {
+		s.keepInputs(&e)
+	}
+	e.inputs = nil
 	return e, at(sub, err)
 }
 
@@ -371,11 +382,12 @@ func (s *Set) share(ctx context.Context, c *compiled, sub Subject, epoch int) (E
 		// cancellation does not end it; the budget does.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyBudget)
 		defer cancel()
-		e, err := c.verify(ctx, sub)
+		e, err := s.recorded(ctx, c, sub)
 		if err == nil {
 			err = s.revocations.Check(e.RestsOn...)
 		}
 		if err == nil && s.revocations.Epoch() == epoch {
+			s.keepInputs(&e)
 			s.store(c.key(sub), e)
 		}
 		return result{e, err}, nil
@@ -386,6 +398,28 @@ func (s *Set) share(ctx context.Context, c *compiled, sub Subject, epoch int) (E
 		return got.evidence.clone(), got.err
 	case <-ctx.Done():
 		return Evidence{}, fault.Wrap(fault.Transient, op, "", ctx.Err())
+	}
+}
+
+// recorded verifies sub under c, and notes what that was done with.
+func (s *Set) recorded(ctx context.Context, c *compiled, sub Subject) (Evidence, error) {
+	if s.keep == nil {
+		return c.verify(ctx, sub)
+	}
+	in := Inputs{Subject: sub, Time: s.clock.In(ctx), Trust: s.trust, Revocations: s.revocations.List()}
+	in.Subject.Locations = nil
+	answers := NewAnswers()
+	e, err := c.verify(Collect(ctx, answers), sub)
+	in = answers.Complete(in)
+	e.inputs = &in
+	return e, err
+}
+
+// keepInputs keeps what a verdict was reached with. What is waited for, or not known,
+// is no verdict.
+func (s *Set) keepInputs(e *Evidence) {
+	if e.inputs != nil {
+		e.Inputs, e.inputs = s.keep(*e.inputs), nil
 	}
 }
 

@@ -94,6 +94,10 @@ type Evidence struct {
 	// Quiet says that nobody is to be told of checks that are waived: the rule
 	// only observes.
 	Quiet bool `json:"quiet,omitempty"`
+	// Inputs is the document of what the verdict was reached with, see [Inputs];
+	// empty where it is not kept.
+	Inputs digest.Digest `json:"inputs,omitempty"`
+	inputs *Inputs       // until it is kept
 	// NotAfter is when this evidence must be looked at again; zero is never.
 	NotAfter time.Time `json:"notAfter,omitzero"`
 }

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -51,7 +52,7 @@ func (x Exception) Validate() error {
 // not count: the rule only watches yet, or a person made an exception of every
 // check that failed. It marks those checks in e. What is revoked is never waived,
 // nor is a failure that says nothing about the artifact.
-func (s *Set) waive(r *Rule, env string, e *Evidence, err error) error {
+func (s *Set) waive(ctx context.Context, r *Rule, env string, e *Evidence, err error) error {
 	if err == nil || errors.Is(err, ErrRevoked) {
 		return err
 	}
@@ -63,7 +64,7 @@ func (s *Set) waive(r *Rule, env string, e *Evidence, err error) error {
 	if slices.ContainsFunc(e.Checks, func(c Check) bool { return failed(c) && c.Name == checkVerification }) { // a panic, a cap
 		return err
 	}
-	now := s.clock.Now()
+	now := s.clock.In(ctx)
 	if r.Mode == Warn || r.Mode == Observe {
 		if now.Before(r.Until) {
 			e.waive(failed, fmt.Sprintf("mode %s until %s", r.Mode, r.Until.Format(time.DateOnly)), r.Until)

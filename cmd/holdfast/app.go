@@ -84,7 +84,8 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 }
 
 func (a *app) wire(ctx context.Context) error {
-	artifacts, err := newArtifacts(a.cfg, a.secrets, a.revoked, evidenceGrace(a.cfg))
+	keep := &keeper{a.ledger, a.secrets.scrub}
+	artifacts, err := newArtifacts(a.cfg, a.secrets, a.revoked, evidenceGrace(a.cfg), keep)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (a *app) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	policies, err := newPolicies(ctx, a.cfg, trust)
+	policies, err := newPolicies(ctx, a.cfg, trust, keep)
 	if err != nil {
 		return err
 	}
@@ -101,13 +102,13 @@ func (a *app) wire(ctx context.Context) error {
 	}
 	var repos []reconciler.Repository
 	for i := range a.cfg.Repositories {
-		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies, trust, a.revoked)
+		repo, err := newRepository(&a.cfg.Repositories[i], a.cfg, a.targets, policies, trust, a.revoked, keep)
 		if err != nil {
 			return err
 		}
 		repos = append(repos, repo)
 	}
-	signers, err := newSigners(a.cfg.Orders.Signers)
+	signers, err := newSigners(a.cfg.Orders.Signers, os.ReadFile)
 	if err != nil {
 		return err
 	}

@@ -40,23 +40,29 @@ func evidenceGrace(cfg *config.Loaded) func(string) time.Duration {
 // newArtifacts wires the trust rules to the verifiers. What is added to revoked later counts at
 // once. A command that answers now, and does not come back, waits for no
 // evidence: its grace is nil.
-func newArtifacts(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations, grace func(string) time.Duration) (*verify.Set, error) {
+func newArtifacts(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations, grace func(string) time.Duration, keep *keeper) (*verify.Set, error) {
 	client, err := newRegistryClient(cfg, sec)
 	if err != nil {
 		return nil, err
 	}
-	rules, err := trustRules(cfg)
-	if err != nil {
+	read, seen := noted(os.ReadFile)
+	conf := verify.Config{Resolver: client, Revocations: revoked, Grace: grace, Platforms: platforms(cfg)}
+	if conf.Rules, err = trustRules(&cfg.Trust, read); err != nil {
 		return nil, err
 	}
-	exceptions, err := trustExceptions(cfg, rules, revoked)
-	if err != nil {
+	if conf.Exceptions, err = trustExceptions(&cfg.Trust, conf.Rules, revoked, read, time.Now); err != nil {
 		return nil, err
 	}
+	if keep != nil {
+		conf.Keep, conf.Trust = keep.inputs, keep.document(artifactRules(&cfg.Trust, conf.Rules, seen))
+	}
+	return newSet(conf, client)
+}
+
+// newSet wires the trust rules to those who judge by them.
+func newSet(conf verify.Config, client *registry.Client) (*verify.Set, error) {
 	sources := []attest.Source{sigstore.Source(sigstore.NewStore(client)), notation.Source(client)}
-	return verify.NewSet(verify.Config{
-		Rules: rules, Resolver: client, Revocations: revoked, Grace: grace, Platforms: platforms(cfg), Exceptions: exceptions,
-	}, attest.Factory(sources, judges...))
+	return verify.NewSet(conf, attest.Factory(sources, judges...))
 }
 
 // judges judge what statements say: a new predicate is a folder below verify and

@@ -160,7 +160,7 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	if err := sec.use(make([]byte, 32), cfg); err != nil {
 		return nil, err
 	}
-	artifacts, err := newArtifacts(cfg, sec, new(verify.Revocations), nil)
+	artifacts, err := newArtifacts(cfg, sec, new(verify.Revocations), nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	if err != nil {
 		return nil, err
 	}
-	ps, err := newPolicies(ctx, cfg, trust)
+	ps, err := newPolicies(ctx, cfg, trust, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	}
 	var errs []error
 	for i := range cfg.Repositories {
-		_, err := newRepository(&cfg.Repositories[i], cfg, ts, ps, trust, new(verify.Revocations))
+		_, err := newRepository(&cfg.Repositories[i], cfg, ts, ps, trust, new(verify.Revocations), nil)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {

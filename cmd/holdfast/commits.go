@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
@@ -11,13 +9,13 @@ import (
 )
 
 // newCommitVerifier wires the rules about a repository's commits.
-func newCommitVerifier(rc *config.Repository, trust *config.Trust, revoked *verify.Revocations) (*commit.Verifier, error) {
-	signers, err := newSigners(rc.Commits.Signers)
+func newCommitVerifier(rc *config.Repository, trust *config.Trust, revoked *verify.Revocations, read files) (*commit.Verifier, error) {
+	signers, err := newSigners(rc.Commits.Signers, read)
 	if err != nil {
 		return nil, err
 	}
 	for i, s := range rc.Commits.Signers {
-		if signers[i].Certified, err = certified(s, trust); err != nil {
+		if signers[i].Certified, err = certified(s, trust, read); err != nil {
 			return nil, err
 		}
 	}
@@ -56,7 +54,7 @@ func commitRule(r *config.CommitRule) commit.Rule {
 
 // certified returns whom the certificates of a signer must name; nil if it is to
 // have none.
-func certified(s config.Signer, trust *config.Trust) (*verify.Signer, error) {
+func certified(s config.Signer, trust *config.Trust, read files) (*verify.Signer, error) {
 	if s.Identity == nil {
 		return nil, nil
 	}
@@ -65,13 +63,13 @@ func certified(s config.Signer, trust *config.Trust) (*verify.Signer, error) {
 		if r.Name != s.Root {
 			continue
 		}
-		root, err := trustRoot(r)
+		root, err := trustRoot(r, read)
 		if err != nil {
 			return nil, err
 		}
 		roots[r.Name] = root
 	}
-	signer, err := trustSigner(config.TrustSigner{Name: s.Name, Identity: s.Identity, Root: s.Root}, roots)
+	signer, err := trustSigner(config.TrustSigner{Name: s.Name, Identity: s.Identity, Root: s.Root}, roots, read)
 	return &signer, err
 }
 
@@ -97,7 +95,7 @@ func followedNotes(c *config.Commits) []string {
 }
 
 // newSigners reads the keys of signers.
-func newSigners(list []config.Signer) ([]commit.Signer, error) {
+func newSigners(list []config.Signer, read files) ([]commit.Signer, error) {
 	var out []commit.Signer
 	for _, s := range list {
 		signer := commit.Signer{Name: s.Name, UserVerified: s.UserVerified}
@@ -108,7 +106,7 @@ func newSigners(list []config.Signer) ([]commit.Signer, error) {
 			signer.NotAfter = s.NotAfter.Time
 		}
 		if s.AllowedSignersFile != "" {
-			b, err := os.ReadFile(s.AllowedSignersFile)
+			b, err := read(s.AllowedSignersFile)
 			if err != nil {
 				return nil, fault.New(fault.Invalid, "holdfast", "", "signer %s: %w", s.Name, err)
 			}
@@ -117,7 +115,7 @@ func newSigners(list []config.Signer) ([]commit.Signer, error) {
 			}
 		}
 		if s.OpenPGPKeyFile != "" {
-			b, err := os.ReadFile(s.OpenPGPKeyFile)
+			b, err := read(s.OpenPGPKeyFile)
 			if err != nil {
 				return nil, fault.New(fault.Invalid, "holdfast", "", "signer %s: %w", s.Name, err)
 			}

@@ -126,7 +126,7 @@ func (f *ledgerFlags) at(index string) (*ledger.Reader, ledger.Index, error) {
 
 func newLedger() *cobra.Command {
 	return group("ledger", "Read and check the log of decisions and changes",
-		newLedgerVerify(), newLedgerList(), newLedgerShow(), newLedgerProve())
+		newLedgerVerify(), newLedgerList(), newLedgerShow(), newLedgerProve(), newLedgerReplay())
 }
 
 func newLedgerVerify() *cobra.Command {

@@ -203,11 +203,14 @@ func newArtifactRepository(rc *config.Repository, cfg *config.Loaded, trust *art
 	}, nil
 }
 
+// checkOrder is the check that [withOrder] adds.
+const checkOrder = "order"
+
 // withOrder makes the evidence about an artifact that about a revision: it adds
 // what the artifact says about itself, and whether history may go on to it.
 func withOrder(e verify.Evidence, a oci.Artifact, err error) verify.Evidence {
 	e.Subject.Reference = e.Subject.Digest.String()
-	c := verify.Check{Name: "order", OK: err == nil, Want: "an artifact that its publisher made after the last applied one"}
+	c := verify.Check{Name: checkOrder, OK: err == nil, Want: "an artifact that its publisher made after the last applied one"}
 	if err != nil {
 		c.Found, c.Next = err.Error(), fault.HintOf(err)
 	}
@@ -238,6 +241,7 @@ type bundledPolicies struct {
 	config rego.Config
 	sets   []config.Policy
 	trust  *artifactTrust
+	keep   *keeper
 
 	mu       sync.Mutex
 	compiled policy.Evaluator
@@ -279,7 +283,7 @@ func (p *bundledPolicies) compile(ctx context.Context) (policy.Evaluator, error)
 		}
 		rc.Bundles = append(rc.Bundles, rego.Bundle{Name: set.Name, FS: files})
 	}
-	ev, err := rego.New(ctx, rc)
+	ev, err := p.keep.evaluator(ctx, rc)
 	if err != nil {
 		return nil, err
 	}

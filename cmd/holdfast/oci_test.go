@@ -205,7 +205,7 @@ func TestKeptEvidence(t *testing.T) {
 	restart := func() *artifactTrust {
 		t.Helper()
 		revoked := new(verify.Revocations)
-		set, err := newArtifacts(cfg, &secrets{}, revoked, nil)
+		set, err := newArtifacts(cfg, &secrets{}, revoked, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ type policySet struct {
 	evaluators map[[2]string]policy.Evaluator
 }
 
-func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust) (*policySet, error) {
+func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, keep *keeper) (*policySet, error) {
 	ps := &policySet{evaluators: map[[2]string]policy.Evaluator{}}
 	var errs []error
 	for _, e := range cfg.Environments {
@@ -28,7 +28,7 @@ func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust) 
 			if !used {
 				continue
 			}
-			ev, err := newEvaluator(ctx, cfg, trust, e, target)
+			ev, err := newEvaluator(ctx, cfg, trust, keep, e, target)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("environment %s, %s: %w", e.Name, target, err))
 			}
@@ -41,7 +41,7 @@ func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust) 
 // newEvaluator compiles the policy sets of one environment for one target; with
 // one in a registry, when they are first needed. It returns nil where none is
 // meant for that target; stacks are then denied.
-func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, e config.Environment, target string) (policy.Evaluator, error) {
+func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, keep *keeper, e config.Environment, target string) (policy.Evaluator, error) {
 	rc := rego.Config{Data: map[string]any{}}
 	var bundled []config.Policy
 	all := false
@@ -78,9 +78,9 @@ func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust,
 		rc.Namespaces = nil
 	}
 	if len(bundled) > 0 {
-		return &bundledPolicies{config: rc, sets: bundled, trust: trust}, nil
+		return &bundledPolicies{config: rc, sets: bundled, trust: trust, keep: keep}, nil
 	}
-	return rego.New(ctx, rc)
+	return keep.evaluator(ctx, rc)
 }
 
 // mergeData adds the documents of from to into. Two sets may share a parent, but

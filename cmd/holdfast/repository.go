@@ -23,12 +23,13 @@ import (
 	"github.com/holdfast-dev/holdfast/sources/git"
 	"github.com/holdfast-dev/holdfast/targets"
 	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/commit"
 )
 
 // maxStacks is how many stack files one repository may hold.
 const maxStacks = 20_000
 
-func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, trust *artifactTrust, revoked *verify.Revocations) (reconciler.Repository, error) {
+func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, trust *artifactTrust, revoked *verify.Revocations, keep *keeper) (reconciler.Repository, error) {
 	d := &discoverer{repo: rc.Name, cfg: cfg, targets: ts, policies: ps}
 	if rc.OCI != nil {
 		return newArtifactRepository(rc, cfg, trust, d)
@@ -37,17 +38,25 @@ func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps 
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
-	verifier, err := newCommitVerifier(rc, &cfg.Trust, revoked)
+	read, seen := noted(os.ReadFile)
+	verifier, err := newCommitVerifier(rc, &cfg.Trust, revoked, read)
 	if err != nil {
 		return reconciler.Repository{}, err
 	}
+	trusted := keep.document(commitTrust(rc, &cfg.Trust, seen))
 	return reconciler.Repository{
 		Name:     rc.Name,
 		Interval: time.Duration(rc.Interval),
 		MaxAge:   time.Duration(rc.MaxAge),
 		Source:   src,
 		Authorise: func(ctx context.Context, from, head string, seen time.Time) (verify.Evidence, error) {
-			ev, err := verifier.Verify(ctx, src, from, head, seen)
+			answers := verify.NewAnswers()
+			in := verify.Inputs{From: from, Time: seen, Trust: trusted, Revocations: revoked.List()}
+			ev, err := verifier.Verify(ctx, commit.Collect(src, answers), from, head, seen)
+			if err == nil || fault.KindOf(err) == fault.Denied {
+				in.Subject = ev.Subject
+				ev.Inputs = keep.inputs(answers.Complete(in))
+			}
 			if err == nil {
 				err = src.KeepNotes(ctx, from, head)
 			}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -65,7 +66,7 @@ func (f *trustFlags) suggest(cmd *cobra.Command, ref string) error {
 func suggestable(cfg *config.Loaded) (keys []verify.Signer, roots []*verify.Root, err error) {
 	byName := map[string]*verify.Root{}
 	for _, r := range cfg.Trust.Roots {
-		root, err := trustRoot(r)
+		root, err := trustRoot(r, os.ReadFile)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -76,7 +77,7 @@ func suggestable(cfg *config.Loaded) (keys []verify.Signer, roots []*verify.Root
 		if s.Key == nil {
 			continue
 		}
-		signer, err := trustSigner(s, byName)
+		signer, err := trustSigner(s, byName, os.ReadFile)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -19,11 +19,10 @@ import (
 )
 
 // trustRules reads the files that the trust: section names.
-func trustRules(cfg *config.Loaded) ([]verify.Rule, error) {
-	t := &cfg.Trust
+func trustRules(t *config.Trust, read files) ([]verify.Rule, error) {
 	roots := map[string]*verify.Root{}
 	for _, r := range t.Roots {
-		root, err := trustRoot(r)
+		root, err := trustRoot(r, read)
 		if err != nil {
 			return nil, err
 		}
@@ -31,7 +30,7 @@ func trustRules(cfg *config.Loaded) ([]verify.Rule, error) {
 	}
 	signers := map[string]verify.Signer{}
 	for _, s := range t.Signers {
-		signer, err := trustSigner(s, roots)
+		signer, err := trustSigner(s, roots, read)
 		if err != nil {
 			return nil, err
 		}
@@ -39,7 +38,7 @@ func trustRules(cfg *config.Loaded) ([]verify.Rule, error) {
 	}
 	var rules []verify.Rule
 	for i := range t.Rules {
-		r, err := trustRule(&t.Rules[i], signers)
+		r, err := trustRule(&t.Rules[i], signers, read)
 		if err != nil {
 			return nil, err
 		}
@@ -48,12 +47,15 @@ func trustRules(cfg *config.Loaded) ([]verify.Rule, error) {
 	return rules, nil
 }
 
-// trustFile reads a file that is named under trust:; an empty name is no file.
-func trustFile(name string) ([]byte, error) {
+// files reads a file that the operator's file names.
+type files func(name string) ([]byte, error)
+
+// trust reads a file that is named under trust:; an empty name is no file.
+func (read files) trust(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(name)
+	b, err := read(name)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "holdfast", "correct the path under trust: in holdfast.yaml", "trust: %w", err)
 	}
@@ -63,7 +65,7 @@ func trustFile(name string) ([]byte, error) {
 	return b, nil
 }
 
-func trustRoot(r config.Root) (*verify.Root, error) {
+func trustRoot(r config.Root, read files) (*verify.Root, error) {
 	out := &verify.Root{Name: r.Name, Timestamps: r.Timestamps}
 	if r.Log != nil {
 		out.Log = *r.Log
@@ -76,14 +78,14 @@ func trustRoot(r config.Root) (*verify.Root, error) {
 		into *[]byte
 	}{{r.TrustedRoot, &out.TrustedRoot}, {r.Authorities, &out.Authorities}, {r.Timestampers, &out.Timestampers}} {
 		var err error
-		if *f.into, err = trustFile(f.name); err != nil {
+		if *f.into, err = read.trust(f.name); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-func trustSigner(s config.TrustSigner, roots map[string]*verify.Root) (verify.Signer, error) {
+func trustSigner(s config.TrustSigner, roots map[string]*verify.Root, read files) (verify.Signer, error) {
 	out := verify.Signer{Name: s.Name, Unlogged: s.Unlogged, Root: roots[s.Root]}
 	if s.NotBefore != nil {
 		out.NotBefore = s.NotBefore.Time
@@ -92,7 +94,7 @@ func trustSigner(s config.TrustSigner, roots map[string]*verify.Root) (verify.Si
 		out.NotAfter = s.NotAfter.Time
 	}
 	if k := s.Key; k != nil {
-		pem, err := trustFile(k.File)
+		pem, err := read.trust(k.File)
 		if err != nil {
 			return out, err
 		}
@@ -108,11 +110,11 @@ func trustSigner(s config.TrustSigner, roots map[string]*verify.Root) (verify.Si
 		}
 	}
 	if n := s.Notation; n != nil {
-		certificates, err := trustFile(n.CAFile)
+		certificates, err := read.trust(n.CAFile)
 		if err != nil {
 			return out, err
 		}
-		timestampers, err := trustFile(n.TSAFile)
+		timestampers, err := read.trust(n.TSAFile)
 		if err != nil {
 			return out, err
 		}
@@ -128,7 +130,7 @@ func trustMatch(m *config.Match) verify.Match {
 	return verify.Match{Exact: m.Exact, Prefix: m.Prefix, Template: m.Template, UnsafeRegex: m.UnsafeRegex}
 }
 
-func trustRule(r *config.TrustRule, signers map[string]verify.Signer) (verify.Rule, error) {
+func trustRule(r *config.TrustRule, signers map[string]verify.Signer, read files) (verify.Rule, error) {
 	out := verify.Rule{
 		Name: r.Name, Kind: r.Kind, Repositories: r.Repositories, Environments: r.Environments, Mode: verify.Mode(r.Mode), Source: r.Source(),
 	}
@@ -136,7 +138,7 @@ func trustRule(r *config.TrustRule, signers map[string]verify.Signer) (verify.Ru
 		out.Until = r.Until.Time
 	}
 	for i := range r.Require {
-		q, err := trustRequirement(&r.Require[i])
+		q, err := trustRequirement(&r.Require[i], read)
 		if err != nil {
 			return out, err
 		}
@@ -150,7 +152,7 @@ func trustRule(r *config.TrustRule, signers map[string]verify.Signer) (verify.Ru
 	return out, nil
 }
 
-func trustRequirement(q *config.Require) (verify.Requirement, error) {
+func trustRequirement(q *config.Require, read files) (verify.Requirement, error) {
 	by := q.By()
 	if by == nil {
 		return verify.Requirement{}, fmt.Errorf("%s: it asks for nothing", q.Source())
@@ -186,7 +188,7 @@ func trustRequirement(q *config.Require) (verify.Requirement, error) {
 	case q.SCAI != nil:
 		out.SCAI = &verify.SCAIRequirement{Attributes: q.SCAI.Attributes, Evidence: q.SCAI.Evidence}
 	case q.Predicate != nil:
-		rego, err := trustFile(q.Predicate.RegoFile)
+		rego, err := read.trust(q.Predicate.RegoFile)
 		if err != nil {
 			return out, err
 		}
@@ -198,24 +200,24 @@ func trustRequirement(q *config.Require) (verify.Requirement, error) {
 // trustExceptions returns what the signed file of exceptions says, for as long as
 // whoever signed it is not revoked. A file that is not signed as it must be is an
 // error.
-func trustExceptions(cfg *config.Loaded, rules []verify.Rule, revoked *verify.Revocations) (func() []verify.Exception, error) {
-	x := cfg.Trust.Exceptions
+func trustExceptions(t *config.Trust, rules []verify.Rule, revoked *verify.Revocations, read files, now func() time.Time) (func() []verify.Exception, error) {
+	x := t.Exceptions
 	if x == nil {
 		return nil, nil
 	}
 	keys := map[string][]byte{}
 	for _, s := range x.Signers {
-		b, err := trustFile(s.AllowedSignersFile)
+		b, err := read.trust(s.AllowedSignersFile)
 		if err != nil {
 			return nil, err
 		}
 		keys[s.AllowedSignersFile] = b
 	}
-	message, err := trustFile(x.File)
+	message, err := read.trust(x.File)
 	if err != nil {
 		return nil, err
 	}
-	signature, err := trustFile(x.File + config.SignatureSuffix)
+	signature, err := read.trust(x.File + config.SignatureSuffix)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +226,7 @@ func trustExceptions(cfg *config.Loaded, rules []verify.Rule, revoked *verify.Re
 		return nil, err
 	}
 	signed := func() (string, error) {
-		return checkDocument(commit.NamespaceException, x.Signers, keys, message, signature, time.Now(), revoked)
+		return checkDocument(commit.NamespaceException, x.Signers, keys, message, signature, now(), revoked)
 	}
 	// Whoever signed it may be nobody any more: then it excepts nothing.
 	if _, err := signed(); err != nil && !errors.Is(err, verify.ErrRevoked) && !errors.Is(err, commit.ErrOutOfTime) {

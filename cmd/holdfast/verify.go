@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -143,7 +144,7 @@ func (f *trustFlags) verify(cmd *cobra.Command, env string, subjects ...verify.S
 	if err != nil {
 		return err
 	}
-	set, err := newArtifacts(cfg, &secrets{}, f.revoked(cmd, cfg), nil)
+	set, err := newArtifacts(cfg, &secrets{}, f.revoked(cmd, cfg), nil, nil)
 	if err != nil {
 		return err
 	}
@@ -209,7 +210,7 @@ func verifyCommit(ctx context.Context, cfg *config.Loaded, revoked *verify.Revoc
 	if rc == nil {
 		return verify.Evidence{}, usageError{fmt.Errorf("say with --repository which of the %d repositories it is", len(cfg.Repositories))}
 	}
-	verifier, err := newCommitVerifier(rc, &cfg.Trust, revoked)
+	verifier, err := newCommitVerifier(rc, &cfg.Trust, revoked, os.ReadFile)
 	if err != nil {
 		return verify.Evidence{}, err
 	}

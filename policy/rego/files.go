@@ -197,6 +197,20 @@ func (s *fileSet) modules(e *cpolicy.Engine) map[string]*ast.Module {
 	return out
 }
 
+// bundles returns the files that count, bundle by bundle in the order of list.
+func (s *fileSet) bundles(list []Bundle) []SourceBundle {
+	out := make([]SourceBundle, len(list))
+	for i, b := range list {
+		out[i] = SourceBundle{Name: b.Name, Files: map[string][]byte{}}
+		for _, f := range s.files {
+			if f.bundle == b.Name {
+				out[i].Files[f.path] = f.content
+			}
+		}
+	}
+	return out
+}
+
 // digest binds every file and every setting that changes a verdict. Names and
 // contents are length-framed by JSON, so no two sets share a digest.
 func (s *fileSet) digest(cfg Config) (digest.Digest, error) {

@@ -24,6 +24,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"testing/fstest"
 	"time"
 
 	cpolicy "github.com/open-policy-agent/conftest/policy"
@@ -104,6 +105,38 @@ type Evaluator struct {
 	digest     digest.Digest
 	rules      int
 	fileInfo   bool // a policy looks at data.conftest.file
+	source     Source
+}
+
+// Source is all that an [Evaluator] was made of, as plain data.
+type Source struct {
+	Bundles    []SourceBundle `json:"bundles"`
+	Namespaces []string       `json:"namespaces,omitempty"`
+	Combine    bool           `json:"combine,omitempty"`
+	Data       map[string]any `json:"data,omitempty"`
+	Timeout    time.Duration  `json:"timeout,omitempty"`
+}
+
+// SourceBundle is a [Bundle] with its files by path.
+type SourceBundle struct {
+	Name  string            `json:"name"`
+	Files map[string][]byte `json:"files"`
+}
+
+// Source returns what e was made of. It is not to be changed.
+func (e *Evaluator) Source() Source { return e.source }
+
+// Restore makes the Evaluator that a Source is of, as [New] does.
+func Restore(ctx context.Context, s Source) (*Evaluator, error) {
+	cfg := Config{Namespaces: s.Namespaces, Combine: s.Combine, Data: s.Data, Timeout: s.Timeout}
+	for _, b := range s.Bundles {
+		files := fstest.MapFS{}
+		for p, content := range b.Files {
+			files[p] = &fstest.MapFile{Data: content, Mode: 0o400}
+		}
+		cfg.Bundles = append(cfg.Bundles, Bundle{Name: b.Name, FS: files})
+	}
+	return New(ctx, cfg)
 }
 
 // namespace is one package that holds rules.
@@ -155,6 +188,7 @@ func newEvaluator(ctx context.Context, cfg Config, engine *cpolicy.Engine, files
 		combine:  cfg.Combine,
 		timeout:  cfg.Timeout,
 		fileInfo: usesFileInfo(modules),
+		source:   Source{Bundles: files.bundles(cfg.Bundles), Namespaces: cfg.Namespaces, Combine: cfg.Combine, Data: cfg.Data, Timeout: cfg.Timeout},
 	}
 	if e.timeout == 0 {
 		e.timeout = DefaultTimeout

@@ -348,6 +348,43 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// TestRestore: what an evaluator was made of, through JSON, makes the same one.
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	e, err := New(t.Context(), Config{
+		Bundles: []Bundle{
+			{Name: "acme/one", FS: fstest.MapFS{"a/deny.rego": {Data: []byte("package main\ndeny contains msg if { msg := sprintf(\"%v %v\", [data.limits.most, data.own]) }")}}},
+			{Name: "two", FS: fstest.MapFS{"limits.json": {Data: []byte(`{"limits":{"most":9007199254740993}}`)}, "x.rego": {Data: []byte("package other\nwarn contains \"x\"")}}},
+		},
+		Namespaces: []string{"main", "other"}, Data: map[string]any{"own": "value"}, Timeout: time.Minute,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(e.Source())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Source
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Restore(t.Context(), s)
+	if err != nil || again.Policies() != e.Policies() {
+		t.Fatalf("%v, policies %s, were %s", err, again.Policies(), e.Policies())
+	}
+	in, at := input(object("A", "a")), time.Unix(0, 0)
+	then, err1 := e.EvaluateAt(t.Context(), in, at)
+	now, err2 := again.EvaluateAt(t.Context(), in, at)
+	if err1 != nil || err2 != nil || len(then.Results) != 2 || then.Digest() != now.Digest() {
+		t.Errorf("%v, %v, and was %v, %v", now.Results, err2, then.Results, err1)
+	}
+	s.Bundles[0].Files["../../etc/x.rego"] = []byte("package x")
+	if _, err := Restore(t.Context(), s); err == nil {
+		t.Error("a file outside of its bundle is read")
+	}
+}
+
 // TestTime: all rules see the one instant that was passed in.
 func TestTime(t *testing.T) {
 	t.Parallel()

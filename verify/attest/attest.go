@@ -50,7 +50,7 @@ type Verifier struct {
 	rule     verify.Rule
 	sources  []verify.Attestor
 	required []required
-	now      func() time.Time
+	now      func(context.Context) time.Time
 }
 
 type required struct {
@@ -61,7 +61,7 @@ type required struct {
 // New returns the Verifier of r. It refuses a signer that no source can judge,
 // and a requirement without a judge.
 func New(r verify.Rule, revoked *verify.Revocations, sources []Source, judges ...NewJudge) (*Verifier, error) {
-	v := &Verifier{rule: r, now: verify.NewClock().Now}
+	v := &Verifier{rule: r, now: verify.NewClock().In}
 	for _, s := range sources {
 		a, err := s(r.Signers, revoked)
 		if errors.Is(err, verify.ErrNotApplicable) {
@@ -335,7 +335,7 @@ func (l *look) on(ctx context.Context, q required, s verify.Subject, on string) 
 	for _, r := range all.rejected {
 		no(r.Where, r.PredicateType, r.Reason)
 	}
-	now := l.v.now()
+	now := l.v.now(ctx)
 	var counted []accepted
 	for _, st := range newest(q.judge, all.list) {
 		f, err := q.accept(st, s.Digest, now)

@@ -132,7 +132,7 @@ func verifier(t *testing.T, s *shelf, require ...verify.Requirement) *Verifier {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.now = func() time.Time { return noon.Add(time.Hour) }
+	v.now = func(context.Context) time.Time { return noon.Add(time.Hour) }
 	return v
 }
 

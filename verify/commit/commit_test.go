@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -157,7 +158,15 @@ func (r *repo) config() Config {
 
 func (r *repo) verify(c Config, from, head string) (verify.Evidence, error) {
 	r.t.Helper()
-	return get(New(c))(r.t).Verify(r.t.Context(), r, from, head, r.now)
+	v, answers := get(New(c))(r.t), verify.NewAnswers()
+	ev, err := v.Verify(r.t.Context(), Collect(r, answers), from, head, r.now)
+	if k := fault.KindOf(err); c.Revocations == nil && (err == nil || k == fault.Denied || k == fault.Waiting) { // it can be judged again from what was answered alone
+		again, errAgain := v.Verify(r.t.Context(), Replay(answers.Complete(verify.Inputs{})), from, head, r.now)
+		if fmt.Sprint(err) != fmt.Sprint(errAgain) || !reflect.DeepEqual(ev, again) {
+			r.t.Errorf("judged again, it is %v\n%+v\nand was %v\n%+v", errAgain, again, err, ev)
+		}
+	}
+	return ev, err
 }
 
 func (r *repo) accepts(c Config, from, head string) verify.Evidence {

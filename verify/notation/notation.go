@@ -41,6 +41,7 @@ type Verifier struct {
 	client  *registry.Client
 	revoked *verify.Revocations
 	trusts  []trust
+	clock   verify.Clock
 }
 
 // Source returns what makes the Verifier of a list of signers, reading through
@@ -62,7 +63,7 @@ func New(client *registry.Client, signers []verify.Signer, revoked *verify.Revoc
 	if len(signers) == 0 {
 		return nil, errors.New("verify/notation: no trusted identity configured")
 	}
-	v := &Verifier{client: client, revoked: revoked}
+	v := &Verifier{client: client, revoked: revoked, clock: verify.NewClock()}
 	for _, s := range signers {
 		if s.Notation == nil {
 			continue
@@ -142,7 +143,7 @@ func (v *Verifier) prove(ctx context.Context, c candidate, about descriptor) (ou
 	}
 	var why error
 	for _, t := range v.trusts {
-		st, err := t.accept(ctx, s, time.Now())
+		st, err := t.accept(ctx, s, v.clock.In(ctx))
 		if err == nil {
 			err = v.revoked.Check(st.RestsOn...)
 		}

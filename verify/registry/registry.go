@@ -84,6 +84,7 @@ type Client struct {
 	hosts        map[string]*host
 	dockerConfig string
 	fallback     *host // hosts that are not configured
+	past         *past // of a replay, which asks nobody
 
 	mu     sync.Mutex
 	bytes  int
@@ -201,16 +202,23 @@ func (c *Client) PeekTag(ctx context.Context, repo, tag string) (digest.Digest, 
 
 func (c *Client) peek(ctx context.Context, r name.Repository, id string) (digest.Digest, error) {
 	resp, err := c.request(ctx, http.MethodHead, r, "/manifests/"+id, http.Header{"Accept": {acceptManifests}})
+	if errors.Is(err, ErrNotFound) {
+		verify.Collecting(ctx).None(question(http.MethodHead, r.Name(), manifestAt, id))
+	}
 	if err != nil {
 		return "", err
 	}
 	discard(resp)
 	if d := digest.Digest(resp.Header.Get("Docker-Content-Digest")); supported(d) == nil {
+		collectHead(ctx, r.Name(), id, d)
 		return d, nil
 	}
 	// "A HEAD request to an existing […] manifest URL […] SHOULD" give the
 	// digest in that header; from others it is fetched.
 	_, d, err := c.manifest(ctx, r, id, "")
+	if err == nil {
+		collectHead(ctx, r.Name(), id, d)
+	}
 	return d, err
 }
 
@@ -247,6 +255,7 @@ func listDigest(list []v1.Descriptor) (digest.Digest, error) {
 // Manifest returns the manifest with digest d in repository repo.
 func (c *Client) Manifest(ctx context.Context, repo string, d digest.Digest) ([]byte, error) {
 	if b, ok := c.cached(d); ok {
+		collect(ctx, manifestAt, repo, d.String(), d, b)
 		return b, nil
 	}
 	r, err := repository(repo)
@@ -271,6 +280,7 @@ func (c *Client) Tag(ctx context.Context, repo, tag string) ([]byte, error) {
 func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) ([]byte, error) {
 	const op = "verify/registry.Blob"
 	if b, ok := c.cached(d); ok {
+		collect(ctx, blobAt, repo, d.String(), d, b)
 		return b, nil
 	}
 	r, resp, err := c.blob(ctx, op, repo, d)
@@ -285,6 +295,7 @@ func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) ([]byte
 		return nil, lied(r, d, b)
 	}
 	c.keep(d, b)
+	collect(ctx, blobAt, repo, d.String(), d, b)
 	return b, nil
 }
 
@@ -310,9 +321,13 @@ func (c *Client) Referrers(ctx context.Context, repo string, d digest.Digest) ([
 		return nil, err
 	}
 	out, err := c.referrersAPI(ctx, r, d)
+	if err == nil {
+		collectList(ctx, r.Name(), d, out)
+	}
 	if !errors.Is(err, ErrNotFound) {
 		return out, err
 	}
+	collectNone(ctx, referrersAt, r.Name(), d.String())
 	// "If the referrers API returns a 404, the client MUST fallback to pulling
 	// the referrers tag schema."
 	b, _, err := c.manifest(ctx, r, TagPrefix(d), "")
@@ -453,6 +468,9 @@ func (c *Client) manifest(ctx context.Context, r name.Repository, id string, wan
 		}
 	}
 	resp, err := c.get(ctx, r, "/manifests/"+id, http.Header{"Accept": {acceptManifests}})
+	if errors.Is(err, ErrNotFound) {
+		collectNone(ctx, manifestAt, r.Name(), id)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -477,6 +495,7 @@ func (c *Client) manifest(ctx context.Context, r name.Repository, id string, wan
 		return nil, "", lied(r, want, b)
 	}
 	c.keep(got, b)
+	collect(ctx, manifestAt, r.Name(), id, got, b)
 	return b, got, nil
 }
 

@@ -54,7 +54,7 @@ func TestUnsignedBundlesAreCheap(t *testing.T) {
 			v.trusts = append(v.trusts, one)
 		}
 		began := time.Now()
-		_, err = v.prove(t.Context(), candidate{bundle: b}, d)
+		_, err = v.prove(t.Context(), v.trusts, candidate{bundle: b}, d)
 		if err == nil || len(err.Error()) > 5_000 {
 			t.Errorf("%s: %d bytes of error", name, len(fmt.Sprint(err)))
 		}

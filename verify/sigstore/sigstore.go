@@ -31,6 +31,7 @@ type Verifier struct {
 	store   *Store
 	revoked *verify.Revocations
 	trusts  []trust
+	clock   verify.Clock
 }
 
 // Source returns what makes the Verifier of a list of signers, reading through
@@ -52,7 +53,7 @@ func New(store *Store, signers []verify.Signer, revoked *verify.Revocations) (*V
 	if len(signers) == 0 {
 		return nil, errors.New("verify/sigstore: no trusted identity configured")
 	}
-	v := &Verifier{store: store, revoked: revoked}
+	v := &Verifier{store: store, revoked: revoked, clock: verify.NewClock()}
 	for _, s := range signers {
 		if s.Notation != nil { // verify/notation's
 			continue
@@ -75,10 +76,14 @@ func (v *Verifier) Attestations(ctx context.Context, s verify.Subject) ([]verify
 	if err != nil {
 		return nil, nil, fault.Wrap(fault.Transient, "verify/sigstore.Attestations", "", err)
 	}
+	trusts, err := v.asOf(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	var out []verify.Statement
 	var rejected []verify.Rejected
 	for _, c := range found {
-		proven, err := v.prove(ctx, c, s.Digest)
+		proven, err := v.prove(ctx, trusts, c, s.Digest)
 		if ctx.Err() != nil {
 			return nil, nil, fault.Wrap(fault.Transient, "verify/sigstore.Attestations", "", ctx.Err())
 		}
@@ -92,6 +97,21 @@ func (v *Verifier) Attestations(ctx context.Context, s verify.Subject) ([]verify
 		}
 	}
 	return out, rejected, nil
+}
+
+// asOf returns the signers, to be judged by the time of ctx.
+func (v *Verifier) asOf(ctx context.Context) ([]trust, error) {
+	if !verify.Replayed(ctx) {
+		return v.trusts, nil
+	}
+	out := make([]trust, len(v.trusts))
+	for i, t := range v.trusts {
+		var err error
+		if out[i], err = t.asOf(v.clock.In(ctx)); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // Platforms implements [verify.Attestor].
@@ -112,13 +132,13 @@ func (v *Verifier) Fingerprint(ctx context.Context, s verify.Subject) (digest.Di
 // prove tries all signers. It returns a statement for each by whom c is signed;
 // two names for one signer, judged by the same times, share one. The error says
 // why each refused; it wraps the revocation if one accepted but for that.
-func (v *Verifier) prove(ctx context.Context, c candidate, d digest.Digest) ([]verify.Statement, error) {
+func (v *Verifier) prove(ctx context.Context, trusts []trust, c candidate, d digest.Digest) ([]verify.Statement, error) {
 	if c.err != nil {
 		return nil, verify.BriefError(c.err)
 	}
 	var out []verify.Statement
 	var why []error
-	for _, t := range v.trusts {
+	for _, t := range trusts {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -131,12 +151,7 @@ func (v *Verifier) prove(ctx context.Context, c candidate, d digest.Digest) ([]v
 			continue
 		}
 		if err != nil {
-			err = fmt.Errorf("%s: %w", t.signer, err)
-			if errors.Is(err, verify.ErrRevoked) { // what decides comes first
-				why = append([]error{err}, why...)
-			} else {
-				why = append(why, err)
-			}
+			why = append(why, fmt.Errorf("%s: %w", t.signer, err))
 			continue
 		}
 		same := func(o verify.Statement) bool {

@@ -156,16 +156,25 @@ func (st *Store) collect(ctx context.Context, s verify.Subject) ([]candidate, er
 	return got.([]candidate), nil
 }
 
-// share calls fetch, or waits for the same call by another.
+// share calls fetch, or waits for the same call by another. What it asked of the
+// registry is noted for each of them.
 func (st *Store) share(ctx context.Context, key string, fetch func(context.Context) (any, error)) (any, error) {
+	type result struct {
+		val     any
+		answers *verify.Answers
+	}
 	ch := st.flight.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectBudget)
 		defer cancel()
-		return fetch(ctx)
+		answers := verify.NewAnswers()
+		val, err := fetch(verify.Collect(ctx, answers))
+		return result{val, answers}, err
 	})
 	select {
 	case r := <-ch:
-		return r.Val, r.Err
+		got := r.Val.(result)
+		verify.Collecting(ctx).Merge(got.answers)
+		return got.val, r.Err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -47,6 +47,7 @@ type trust struct {
 	bundle  *sgverify.Verifier
 	policy  sgverify.PolicyOption
 	legacy  cosign.CheckOpts // without a ClaimVerifier: each use sets its own
+	at      time.Time        // of a replay; zero is now
 }
 
 func newTrust(s verify.Signer) (trust, error) {
@@ -67,6 +68,41 @@ func newTrust(s verify.Signer) (trust, error) {
 		return t, t.trustKey(trusted, options)
 	}
 	return t, t.trustIdentity(trusted, options)
+}
+
+// asOf returns t as it judged at a time, for a replay.
+func (t trust) asOf(at time.Time) (trust, error) {
+	t.at = at
+	if t.root == nil || !t.root.current() || t.key != nil {
+		return t, nil
+	}
+	t.trusted = pastMaterial{t.trusted, at} // nothing else proves a time, so certificates must be valid then
+	var err error
+	t.bundle, err = sgverify.NewVerifier(t.trusted, t.root.options(true)...)
+	return t, err
+}
+
+// pastMaterial is a trusted root whose authorities are asked as of a time.
+type pastMaterial struct {
+	root.TrustedMaterial
+	at time.Time
+}
+
+func (m pastMaterial) FulcioCertificateAuthorities() []root.CertificateAuthority {
+	var out []root.CertificateAuthority
+	for _, ca := range m.TrustedMaterial.FulcioCertificateAuthorities() {
+		out = append(out, pastAuthority{ca, m.at})
+	}
+	return out
+}
+
+type pastAuthority struct {
+	root.CertificateAuthority
+	at time.Time
+}
+
+func (a pastAuthority) Verify(cert *x509.Certificate, _ time.Time) ([][]*x509.Certificate, error) {
+	return a.CertificateAuthority.Verify(cert, a.at)
 }
 
 // keyMaterial is a trusted root in which one key answers to every hint: which
@@ -265,8 +301,12 @@ func (t trust) names(c verify.Certificate) error {
 // would be fresh for as long as it is ahead.
 func (t trust) inWindow(at time.Time) error {
 	from, to := t.signer.NotBefore, t.signer.NotAfter
+	now := t.at
+	if now.IsZero() {
+		now = time.Now()
+	}
 	switch {
-	case at.After(time.Now().Add(intoto.Skew)):
+	case at.After(now.Add(intoto.Skew)):
 		return fmt.Errorf("signed %s, which is in the future", at.Format(time.RFC3339))
 	case from.IsZero() && to.IsZero():
 		return nil

@@ -2,6 +2,7 @@ package verifytest
 
 import (
 	"context"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,8 @@ type Bed struct {
 	// Set builds the image verifiers under test, over that registry, which is the
 	// resolver that the configuration still lacks.
 	Set func(verify.Config) (*verify.Set, error)
+	// Replay builds the same over what one verification was told.
+	Replay func(verify.Config, verify.Inputs) (*verify.Set, error)
 }
 
 // The identities of the suite.
@@ -165,7 +168,35 @@ func (s *suite) push(t *testing.T, platforms ...string) (tag, pinned string, d d
 // judge verifies tag and requires wantErr in the refusal, or acceptance if it is "".
 func (s *suite) judge(t *testing.T, r verify.Rule, tag, wantErr string) verify.Evidence {
 	t.Helper()
-	return s.judgeBy(t, s.set(t, r), tag, wantErr)
+	var kept []verify.Inputs
+	conf := verify.Config{Rules: []verify.Rule{r}, Revocations: new(verify.Revocations), Keep: func(in verify.Inputs) digest.Digest {
+		kept = append(kept, in)
+		return digest.FromString("kept")
+	}}
+	set, err := s.Set(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := s.judgeBy(t, set, tag, wantErr)
+	if len(kept) != 1 || e.Inputs == "" {
+		t.Fatalf("%d verdicts can be replayed", len(kept))
+	}
+	conf.Keep = nil
+	s.replay(t, conf, kept[0], e)
+	return e
+}
+
+// replay reaches a verdict again, without the registry.
+func (s *suite) replay(t *testing.T, conf verify.Config, in verify.Inputs, then verify.Evidence) {
+	t.Helper()
+	set, err := s.Replay(conf, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, _, err := set.Verify(verify.AsOf(t.Context(), in.Time), "production", []verify.Subject{{Kind: in.Subject.Kind, Reference: in.Subject.Pinned()}})
+	if now := report.Evidence[0]; now.Verified() != then.Verified() || (err == nil) != then.Verified() || !reflect.DeepEqual(now.Checks, then.Checks) {
+		t.Errorf("judged again, it is %v\n%+v\nand was\n%+v", err, now.Checks, then.Checks)
+	}
 }
 
 // judgeBy is judge with a set that was made before.

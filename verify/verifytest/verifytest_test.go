@@ -44,6 +44,11 @@ func TestVerifiers(t *testing.T) {
 					conf.Resolver = client
 					return verify.NewSet(conf, attest.Factory([]attest.Source{sigstore.Source(sigstore.NewStore(client))}, sbom.New))
 				},
+				Replay: func(conf verify.Config, in verify.Inputs) (*verify.Set, error) {
+					past := registry.Replay(in)
+					conf.Resolver = past
+					return verify.NewSet(conf, attest.Factory([]attest.Source{sigstore.Source(sigstore.NewStore(past))}, sbom.New))
+				},
 			})
 		})
 	}

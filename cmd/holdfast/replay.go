@@ -1,0 +1,530 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+	"github.com/holdfast-dev/holdfast/policy"
+	"github.com/holdfast-dev/holdfast/policy/rego"
+	"github.com/holdfast-dev/holdfast/verify"
+	"github.com/holdfast-dev/holdfast/verify/commit"
+	"github.com/holdfast-dev/holdfast/verify/registry"
+)
+
+// keeper keeps in the ledger what verdicts were reached with. A nil one keeps
+// nothing.
+type keeper struct {
+	ledger *ledger.Ledger
+	scrub  func(string) string
+}
+
+// inputs implements [verify.Keeper]. Signed bytes cannot be masked: what has a secret
+// in it is not kept, and that verdict cannot be replayed.
+func (k *keeper) inputs(in verify.Inputs) digest.Digest {
+	if k == nil {
+		return ""
+	}
+	for _, b := range in.Content {
+		if k.scrub(string(b)) != string(b) {
+			return ""
+		}
+	}
+	return k.document(in)
+}
+
+// document keeps a document that is JSON.
+func (k *keeper) document(v any) digest.Digest {
+	if k == nil {
+		return ""
+	}
+	b, err := json.Marshal(v)
+	if err != nil || k.scrub(string(b)) != string(b) {
+		return ""
+	}
+	return k.ledger.Keep(b)
+}
+
+// noted returns a reader of files, and where it notes what it read.
+func noted(read files) (files, map[string][]byte) {
+	seen := map[string][]byte{}
+	return func(name string) ([]byte, error) {
+		b, err := read(name)
+		if err == nil {
+			seen[name] = b
+		}
+		return b, err
+	}, seen
+}
+
+// from returns a reader of files that were noted.
+func from(seen map[string][]byte) files {
+	return func(name string) ([]byte, error) {
+		b, ok := seen[name]
+		if !ok {
+			return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		}
+		return b, nil
+	}
+}
+
+// trusted is the document that says whom the operator trusted: a part of his file,
+// and the files that it names. It has public keys and roots, and no secret.
+type trusted struct {
+	Trust config.Trust `json:"trust"`
+	// Repository is set where it is about commits.
+	Repository *config.Repository `json:"repository,omitempty"`
+	Files      map[string][]byte  `json:"files"`
+	// Asked says where the rules stood in his file, by their names.
+	Asked map[string]string `json:"asked,omitempty"`
+}
+
+// artifactRules is the document of whom to trust about artifacts.
+func artifactRules(t *config.Trust, rules []verify.Rule, seen map[string][]byte) trusted {
+	out := trusted{Trust: *t, Files: seen, Asked: map[string]string{}}
+	for _, r := range rules {
+		out.Asked[r.Name] = r.Source
+		for _, q := range r.Require {
+			out.Asked[r.Name+"\n"+q.Name()] = q.Source
+		}
+	}
+	return out
+}
+
+// commitTrust is the document of whom to trust about the commits of a repository.
+func commitTrust(rc *config.Repository, t *config.Trust, seen map[string][]byte) trusted {
+	return trusted{
+		Trust: config.Trust{Roots: t.Roots}, Files: seen,
+		Repository: &config.Repository{Name: rc.Name, URL: rc.URL, Branch: rc.Branch, Tag: rc.Tag, Anchor: rc.Anchor, Commits: rc.Commits},
+	}
+}
+
+// evaluator compiles policies, of which each decision is kept with what it was made
+// of.
+func (k *keeper) evaluator(ctx context.Context, conf rego.Config) (policy.Evaluator, error) {
+	ev, err := rego.New(ctx, conf)
+	if err != nil || k == nil {
+		return ev, err
+	}
+	return keptPolicies{ev, k, k.document(ev.Source())}, nil
+}
+
+// keptPolicies is an evaluator whose decisions can be replayed.
+type keptPolicies struct {
+	ev     *rego.Evaluator
+	keep   *keeper
+	source digest.Digest
+}
+
+// decisionInputs is what a decision was made of.
+type decisionInputs struct {
+	Time     time.Time     `json:"time"`
+	Policies digest.Digest `json:"policies"` // the document of a rego.Source
+	Input    policy.Input  `json:"input"`
+}
+
+// Evaluate implements [policy.Evaluator].
+func (p keptPolicies) Evaluate(ctx context.Context, in policy.Input) (policy.Decision, error) {
+	now := time.Now().UTC().Round(0)
+	d, err := p.ev.EvaluateAt(ctx, in, now)
+	if err == nil && p.source != "" {
+		d.Inputs = p.keep.document(decisionInputs{now, p.source, in})
+	}
+	return d, err
+}
+
+const whatPolicies = "policies"
+
+// replayed is what came of judging something again.
+type replayed struct {
+	What   string           `json:"what"` // "commit", the kind of artifact, or "policies"
+	Name   string           `json:"name"`
+	Then   bool             `json:"then"` // whether it was verified
+	Now    bool             `json:"now"`
+	Same   bool             `json:"same"` // the verdict, check by check
+	Differ []string         `json:"differ,omitempty"`
+	Again  *verify.Evidence `json:"again,omitempty"`
+	// Decision is what policies say again.
+	Decision *policy.Decision `json:"decision,omitempty"`
+	Why      string           `json:"why,omitempty"` // why it could not be judged again
+}
+
+func newLedgerReplay() *cobra.Command {
+	var f ledgerFlags
+	var all bool
+	c := &cobra.Command{
+		Use: "replay INDEX... | --all", Short: "Reach verdicts again, offline, from what the ledger kept",
+		Long: `Judge again what entries of the ledger judged: the commit, each artifact with its
+signatures and attestations, and what the policies said. All that this needs is in the ledger's folder, named by
+digest from the entry: what the registry and the repository answered, whom the operator
+trusted, what was revoked, the policies and what they saw, what time it was. Nothing is asked of any network, so a copy of the
+folder and the ledger's public key are enough, on any machine.
+
+Exit codes: 0 the same verdict, 3 another one, 1 it could not be judged again.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return usageError{errors.New("name entries by their index, or give --all")}
+			}
+			r, err := f.open()
+			if err != nil {
+				return err
+			}
+			var list []replayedEntry
+			again := func(i ledger.Index, e ledger.Entry) error {
+				of, err := replay(cmd.Context(), r, e)
+				if err != nil {
+					return fmt.Errorf("entry %d: %w", i, err)
+				}
+				if len(of) > 0 {
+					list = append(list, replayedEntry{i, e.Type, e.Stack, e.Time, of})
+				}
+				return nil
+			}
+			if all {
+				if err := r.Scan(cmd.Context(), 0, again); err != nil {
+					return err
+				}
+			}
+			for _, arg := range args {
+				i, err := parseIndex(arg)
+				if err != nil {
+					return err
+				}
+				e, err := r.Entry(cmd.Context(), i)
+				if err != nil {
+					return err
+				}
+				if err := again(i, e); err != nil {
+					return err
+				}
+				if len(list) == 0 || list[len(list)-1].Index != i {
+					return fault.New(fault.Invalid, "ledger.replay", "entries of the types verified, decided, intent and denied have verdicts",
+						"entry %d, of type %s, has no verdict", i, e.Type)
+				}
+			}
+			if f.output == "json" {
+				err = printJSON(cmd.OutOrStdout(), list)
+			} else {
+				err = printReplay(cmd.OutOrStdout(), list)
+			}
+			return cmp.Or(err, verdict(list))
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "every entry that has a verdict")
+	return f.add(c)
+}
+
+// replayedEntry is an entry of the ledger whose verdicts were reached again.
+type replayedEntry struct {
+	Index    ledger.Index `json:"index"`
+	Type     ledger.Type  `json:"type"`
+	Stack    string       `json:"stack,omitempty"`
+	Time     time.Time    `json:"time"`
+	Verdicts []replayed   `json:"verdicts"`
+}
+
+// verdict is the outcome of a replay as an error: the worst that was found.
+func verdict(list []replayedEntry) error {
+	var unknown error
+	for _, e := range list {
+		for _, r := range e.Verdicts {
+			switch {
+			case r.Same:
+			case r.Why == "":
+				return fault.New(fault.Denied, "ledger.replay", "compare the two with -o json; another version of Holdfast may judge otherwise",
+					"entry %d: %s %s: judged again, the verdict is another", e.Index, r.What, r.Name)
+			case unknown == nil:
+				unknown = fault.New(fault.Invalid, "ledger.replay", "", "entry %d: %s %s could not be judged again: %s", e.Index, r.What, r.Name, r.Why)
+			}
+		}
+	}
+	return unknown
+}
+
+// replay judges again all that an entry has a verdict about, which may be nothing.
+func replay(ctx context.Context, r *ledger.Reader, e ledger.Entry) ([]replayed, error) {
+	p := player{r: r, docs: map[digest.Digest][]byte{}}
+	var out []replayed
+	var c verify.Evidence
+	switch err := p.body(ctx, e, "commit", &c); {
+	case err != nil:
+		return nil, err
+	case c.Subject.Kind == commit.KindCommit:
+		out = append(out, p.again(ctx, c, "", p.commit))
+	case c.Subject.Reference != "": // the desired state is an artifact
+		out = append(out, p.again(ctx, c, "", p.artifact))
+	}
+	var report verify.Report
+	if err := p.body(ctx, e, "evidence", &report); err != nil {
+		return nil, err
+	}
+	for _, a := range report.Evidence {
+		out = append(out, p.again(ctx, a, report.Environment, p.artifact))
+	}
+	for _, role := range []string{"rendered", "planned"} {
+		var d *policy.Decision
+		if err := p.body(ctx, e, role, &d); err != nil {
+			return nil, err
+		}
+		if d != nil {
+			out = append(out, p.decision(ctx, *d))
+		}
+	}
+	return out, nil
+}
+
+// player reads what verdicts were reached with, and reaches them again.
+type player struct {
+	r    *ledger.Reader
+	docs map[digest.Digest][]byte
+}
+
+// body reads a document of an entry, if it has one in that role.
+func (p player) body(ctx context.Context, e ledger.Entry, role string, into any) error {
+	d, ok := e.Bodies[role]
+	if !ok {
+		return nil
+	}
+	return p.read(ctx, d, into)
+}
+
+func (p player) read(ctx context.Context, d digest.Digest, into any) error {
+	b, ok := p.docs[d]
+	if !ok {
+		var err error
+		if b, err = p.r.Body(ctx, d); err != nil {
+			return err
+		}
+		p.docs[d] = b
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber() // a number is what it was written as
+	if err := dec.Decode(into); err != nil {
+		return fault.New(fault.Invalid, "ledger.replay", "it is of another version of Holdfast", "document %s: %w", d, err)
+	}
+	return nil
+}
+
+// again judges one thing again, and compares.
+func (p player) again(ctx context.Context, then verify.Evidence, env string, judge func(context.Context, string, verify.Inputs, trusted) (verify.Evidence, error)) replayed {
+	out := replayed{What: then.Subject.Kind, Name: cmp.Or(then.Subject.Pinned(), then.Subject.Name), Then: then.Verified()}
+	if then.Inputs == "" {
+		out.Why = "what it was judged by was not kept"
+		return out
+	}
+	var in verify.Inputs
+	var whom trusted
+	err := p.read(ctx, then.Inputs, &in)
+	if err == nil {
+		err = p.read(ctx, in.Trust, &whom)
+	}
+	if err == nil {
+		err = sound(in, then)
+	}
+	if err != nil {
+		out.Why = err.Error()
+		return out
+	}
+	now, err := judge(verify.AsOf(ctx, in.Time), env, in, whom)
+	if k := fault.KindOf(err); err != nil && k != fault.Denied && k != fault.Waiting { // it could not be judged
+		out.Why = err.Error()
+		return out
+	}
+	out.Now, out.Again = now.Verified() && err == nil, &now
+	out.Differ = differences(then, now)
+	out.Same = out.Now == out.Then && len(out.Differ) == 0
+	return out
+}
+
+// sound checks that the inputs are those of the evidence, and that each answer is
+// what its digest says.
+func sound(in verify.Inputs, then verify.Evidence) error {
+	if in.Subject.Kind != then.Subject.Kind && then.Subject.Kind != commit.KindCommit || in.Subject.Digest != then.Subject.Digest {
+		return fmt.Errorf("it was judged by what is kept about %s", in.Subject.Pinned())
+	}
+	for d, b := range in.Content {
+		if digest.FromBytes(b) != d {
+			return fmt.Errorf("the answer %s was changed", d)
+		}
+	}
+	return nil
+}
+
+// revocations is what was revoked then.
+func revocations(in verify.Inputs) *verify.Revocations {
+	out := new(verify.Revocations)
+	for _, v := range in.Revocations {
+		out.Add(v)
+	}
+	return out
+}
+
+// commit judges a commit again.
+func (p player) commit(ctx context.Context, _ string, in verify.Inputs, whom trusted) (verify.Evidence, error) {
+	if whom.Repository == nil {
+		return verify.Evidence{}, errors.New("nothing says who might sign commits")
+	}
+	v, err := newCommitVerifier(whom.Repository, &whom.Trust, revocations(in), from(whom.Files))
+	if err != nil {
+		return verify.Evidence{}, err
+	}
+	return v.Verify(ctx, commit.Replay(in), in.From, in.Subject.Reference, in.Time)
+}
+
+// artifact judges an artifact again, by the rule that applies to it in env.
+func (p player) artifact(ctx context.Context, env string, in verify.Inputs, whom trusted) (verify.Evidence, error) {
+	client := registry.Replay(in)
+	conf := verify.Config{Resolver: client, Revocations: revocations(in), Platforms: func(string) []string { return in.Subject.Platforms }}
+	read := from(whom.Files)
+	var err error
+	if conf.Rules, err = trustRules(&whom.Trust, read); err != nil {
+		return verify.Evidence{}, err
+	}
+	for i := range conf.Rules {
+		r := &conf.Rules[i]
+		r.Source = whom.Asked[r.Name]
+		for j := range r.Require {
+			r.Require[j].Source = whom.Asked[r.Name+"\n"+r.Require[j].Name()]
+		}
+	}
+	if conf.Exceptions, err = trustExceptions(&whom.Trust, conf.Rules, conf.Revocations, read, func() time.Time { return in.Time }); err != nil {
+		return verify.Evidence{}, err
+	}
+	set, err := newSet(conf, client)
+	if err != nil {
+		return verify.Evidence{}, err
+	}
+	report, _, err := set.Verify(ctx, env, []verify.Subject{{Kind: in.Subject.Kind, Reference: in.Subject.Pinned()}})
+	return report.Evidence[0], err
+}
+
+// decision judges by policies again.
+func (p player) decision(ctx context.Context, then policy.Decision) replayed {
+	out := replayed{What: whatPolicies, Name: "of the stage " + string(then.Stage), Then: then.Allowed()}
+	if then.Inputs == "" {
+		out.Why = "what they judged was not kept"
+		return out
+	}
+	var in decisionInputs
+	var source rego.Source
+	err := p.read(ctx, then.Inputs, &in)
+	if err == nil {
+		err = p.read(ctx, in.Policies, &source)
+	}
+	var ev *rego.Evaluator
+	if err == nil {
+		ev, err = rego.Restore(ctx, source)
+	}
+	var now policy.Decision
+	if err == nil {
+		now, err = ev.EvaluateAt(ctx, in.Input, in.Time)
+	}
+	if err != nil {
+		out.Why = err.Error()
+		return out
+	}
+	now.RestsOn, now.Inputs = then.RestsOn, then.Inputs // not theirs to say
+	out.Now, out.Decision = now.Allowed(), &now
+	if now.Digest() != then.Digest() {
+		out.Differ = []string{fmt.Sprintf("%d results of %d rules, and were %d of %d", len(now.Results), now.Rules, len(then.Results), then.Rules)}
+	}
+	out.Same = out.Now == out.Then && len(out.Differ) == 0
+	return out
+}
+
+// differences names what two verdicts do not share: the rule, a check, what was found.
+func differences(then, now verify.Evidence) []string {
+	var out []string
+	if then.Rule != now.Rule {
+		out = append(out, fmt.Sprintf("the rule was %q and is %q", then.Rule, now.Rule))
+	}
+	for i := range max(len(then.Checks), len(now.Checks)) {
+		switch {
+		case i >= len(now.Checks):
+			if then.Checks[i].Name != checkOrder { // it is not about the artifact alone
+				out = append(out, fmt.Sprintf("%s is not checked any more", then.Checks[i].Name))
+			}
+		case i >= len(then.Checks):
+			out = append(out, fmt.Sprintf("%s was not checked", now.Checks[i].Name))
+		case !reflect.DeepEqual(then.Checks[i], now.Checks[i]):
+			out = append(out, fmt.Sprintf("%s: %s, and was %s", now.Checks[i].Name, outcomeOf(now.Checks[i]), outcomeOf(then.Checks[i])))
+		}
+	}
+	if !slices.Equal(names(then.RestsOn), names(now.RestsOn)) {
+		out = append(out, "it rests on other signers")
+	}
+	return out
+}
+
+func outcomeOf(c verify.Check) string {
+	b, err := json.Marshal(c)
+	if err != nil { // strings and booleans
+		return c.Name
+	}
+	return string(b)
+}
+
+func names(list []verify.Anchor) []string {
+	var out []string
+	for _, a := range list {
+		out = append(out, a.String()+a.At.UTC().Format(time.RFC3339Nano))
+	}
+	return out
+}
+
+// word says what a verdict is.
+func (r replayed) word(yes bool) string {
+	switch {
+	case !yes:
+		return "refused"
+	case r.What == whatPolicies:
+		return "allowed"
+	default:
+		return "verified"
+	}
+}
+
+// amount says how much was judged.
+func (r replayed) amount() string {
+	if r.Decision != nil {
+		return fmt.Sprintf("%d results of %d rules", len(r.Decision.Results), r.Decision.Rules)
+	}
+	return fmt.Sprintf("%d checks", len(r.Again.Checks))
+}
+
+func printReplay(w io.Writer, list []replayedEntry) error {
+	var b bytes.Buffer
+	for _, e := range list {
+		fmt.Fprintf(&b, "entry %d: %s, %s\n", e.Index, strings.TrimSpace(string(e.Type)+" "+e.Stack), e.Time.Format(time.RFC3339))
+		for _, r := range e.Verdicts {
+			switch {
+			case r.Why != "":
+				fmt.Fprintf(&b, "  ? %s %s: was %s; not judged again: %s\n", r.What, r.Name, r.word(r.Then), r.Why)
+			case r.Same:
+				fmt.Fprintf(&b, "  ✓ %s %s: %s, then and now: %s, the same word for word\n", r.What, r.Name, r.word(r.Then), r.amount())
+			default:
+				fmt.Fprintf(&b, "  ✗ %s %s: was %s, judged again it is %s\n", r.What, r.Name, r.word(r.Then), r.word(r.Now))
+				for _, d := range r.Differ {
+					fmt.Fprintf(&b, "      %s\n", d)
+				}
+			}
+		}
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
