@@ -102,6 +102,9 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 			return p, err
 		}
 	}
+	if r.Verified != nil {
+		r.Verified(b.Environment, p.Report)
+	}
 	r.recordLater(ctx, s.entry(ledger.Verified, "ok", fmt.Sprintf("%d artifacts", len(p.Report.Evidence))), bodies(map[string]any{"evidence": p.Report}))
 	r.recordLater(ctx, s.entry(ledger.Decided, "ok", p.Plan.Summary()), bodies(map[string]any{"rendered": p.Rendered, "planned": p.Planned}))
 

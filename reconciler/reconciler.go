@@ -146,6 +146,9 @@ type Config struct {
 	// Events is optional. It is called for what a person may want to hear of,
 	// from many goroutines, and MUST not block.
 	Events func(Event)
+	// Verified is optional. It is called with what was verified for a deployment, and
+	// must not block.
+	Verified func(environment string, report verify.Report)
 }
 
 // Validate reports what is missing.

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -161,6 +162,25 @@ func parsePattern(s string) (pattern, error) {
 		return nil, fmt.Errorf("repository pattern %q does not begin with a registry host", s)
 	}
 	return p, nil
+}
+
+// Repositories returns what reports whether one of the patterns, as in a [Rule],
+// matches the name of a repository. It refuses to match nothing.
+func Repositories(patterns []string) (func(name string) bool, error) {
+	var parsed []pattern
+	for _, s := range patterns {
+		p, err := parsePattern(s)
+		if err != nil {
+			return nil, err
+		}
+		parsed = append(parsed, p)
+	}
+	if len(parsed) == 0 {
+		return nil, errors.New("it matches no repository")
+	}
+	return func(name string) bool {
+		return slices.ContainsFunc(parsed, func(p pattern) bool { return p.match(name) })
+	}, nil
 }
 
 // match compares segment by segment. The work is bounded by the product of the lengths.

@@ -451,6 +451,7 @@ func (c *compiled) verify(ctx context.Context, sub Subject) (Evidence, error) {
 		}
 		out.Checks = append(out.Checks, e.Checks...)
 		out.RestsOn = append(out.RestsOn, e.RestsOn...)
+		out.Attestations = append(out.Attestations, e.Attestations...)
 		maps.Copy(out.Facts, e.Facts)
 		if out.NotAfter.IsZero() || (!e.NotAfter.IsZero() && e.NotAfter.Before(out.NotAfter)) {
 			out.NotAfter = e.NotAfter

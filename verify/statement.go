@@ -34,9 +34,10 @@ type Statement struct {
 	Time time.Time
 	// NotAfter is when the signature has to be looked at again; zero is never.
 	NotAfter time.Time
-	RestsOn  []Anchor // the signer's
-	Where    string   // for people: where the registry has it
-	Layout   string   // how it is kept there
+	RestsOn  []Anchor      // the signer's
+	Digest   digest.Digest // of the document that holds it, in the registry
+	Where    string        // for people: where the registry has it
+	Layout   string        // how it is kept there
 }
 
 // StatementSubject is one subject of a statement.

@@ -88,6 +88,8 @@ type Evidence struct {
 	// Facts are verified values that a policy may use: signer identities, SBOM
 	// component counts, builder. Keys are stable and documented.
 	Facts map[string]any `json:"facts,omitempty"`
+	// Attestations are the documents with the statements that were accepted.
+	Attestations []digest.Digest `json:"attestations,omitempty"`
 	// RestsOn is everything that a revocation would make this evidence void by:
 	// the keys and identities that it was accepted with, the digest, the commit.
 	RestsOn []Anchor `json:"restsOn,omitempty"`

@@ -31,6 +31,7 @@ import (
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/verify"
 	"github.com/holdfast-dev/holdfast/verify/commit"
+	"github.com/holdfast-dev/holdfast/verify/summary"
 )
 
 // app is everything that one operator's file describes, wired together.
@@ -45,6 +46,7 @@ type app struct {
 	traces     *telemetry.Traces
 	targets    *targetSet
 	herald     *herald
+	summaries  *summary.Publisher // nil: none are made
 	reconciler *reconciler.Reconciler
 }
 
@@ -120,6 +122,9 @@ func (a *app) wire(ctx context.Context) error {
 	if a.herald, err = newHerald(a.cfg, a.secrets, a.log, a.registry, a.targets); err != nil {
 		return err
 	}
+	if a.summaries, err = a.newSummaries(); err != nil {
+		return err
+	}
 	a.reconciler, err = reconciler.New(reconciler.Config{
 		Repositories: repos,
 		Artifacts:    artifacts,
@@ -135,6 +140,7 @@ func (a *app) wire(ctx context.Context) error {
 		OrderMaxAge:  time.Duration(a.cfg.Orders.MaxAge),
 		Marks:        clusterMarks{a.targets.clusters, a.ledger},
 		Events:       a.herald.tell,
+		Verified:     a.verified,
 		Signer: func(order, signature []byte, now time.Time) (string, error) {
 			return commit.VerifyDocument(commit.NamespaceOrder, signers, order, signature, now, a.revoked)
 		},
@@ -253,6 +259,12 @@ func (s *secrets) load(cfg *config.Loaded) error {
 	}
 	for _, r := range cfg.Registries {
 		files = append(files, r.PasswordFile)
+	}
+	if x := cfg.Trust.Summaries; x != nil {
+		files = append(files, x.KeyFile, x.PasswordFile)
+		for _, r := range x.Registries {
+			files = append(files, r.PasswordFile)
+		}
 	}
 	for _, f := range cfg.Telemetry.Headers {
 		files = append(files, f)

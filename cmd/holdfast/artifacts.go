@@ -41,7 +41,7 @@ func evidenceGrace(cfg *config.Loaded) func(string) time.Duration {
 // once. A command that answers now, and does not come back, waits for no
 // evidence: its grace is nil.
 func newArtifacts(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations, grace func(string) time.Duration, keep *keeper) (*verify.Set, error) {
-	client, err := newRegistryClient(cfg, sec)
+	client, err := newRegistryClient(cfg.Registries, sec)
 	if err != nil {
 		return nil, err
 	}
@@ -83,9 +83,9 @@ func platforms(cfg *config.Loaded) func(string) []string {
 	}
 }
 
-func newRegistryClient(cfg *config.Loaded, sec *secrets) (*registry.Client, error) {
+func newRegistryClient(list []config.Registry, sec *secrets) (*registry.Client, error) {
 	rc := registry.Config{Hosts: map[string]registry.Host{}}
-	for _, r := range cfg.Registries {
+	for _, r := range list {
 		h := registry.Host{Username: r.Username, InsecureHTTP: r.InsecureHTTP, Realms: r.Realms}
 		if r.PasswordFile != "" {
 			h.Password = func() (string, error) { return sec.read(r.PasswordFile) }

@@ -57,7 +57,7 @@ type keptEvidence struct {
 const maxKeptEvidence = 1024
 
 func newArtifactTrust(cfg *config.Loaded, sec *secrets, set *verify.Set, revoked *verify.Revocations) (*artifactTrust, error) {
-	client, err := newRegistryClient(cfg, sec)
+	client, err := newRegistryClient(cfg.Registries, sec)
 	if err != nil {
 		return nil, err
 	}

@@ -126,7 +126,7 @@ func TestOCISource(t *testing.T) {
 
 func ociSource(t *testing.T, cfg *config.Loaded, p *testenv.FaultProxy) *oci.Source {
 	t.Helper()
-	client, err := newRegistryClient(cfg, &secrets{})
+	client, err := newRegistryClient(cfg.Registries, &secrets{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestConftestPush(t *testing.T) {
 	}
 	cfg := &config.Loaded{}
 	cfg.Registries = []config.Registry{{Host: r.Host, InsecureHTTP: true}}
-	client, err := newRegistryClient(cfg, &secrets{})
+	client, err := newRegistryClient(cfg.Registries, &secrets{})
 	if err != nil {
 		t.Fatal(err)
 	}

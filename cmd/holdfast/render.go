@@ -159,7 +159,7 @@ func (f *renderFlags) target(ctx context.Context, cfg *config.Loaded, snap *sour
 
 // resolve pins every tag. It verifies nothing: that is what plan is for.
 func resolve(ctx context.Context, cfg *config.Loaded, p targets.Pinner, r targets.Rendered) (targets.Rendered, error) {
-	client, err := newRegistryClient(cfg, &secrets{})
+	client, err := newRegistryClient(cfg.Registries, &secrets{})
 	if err != nil {
 		return r, err
 	}

@@ -97,6 +97,7 @@ type trusted struct {
 // artifactRules is the document of whom to trust about artifacts.
 func artifactRules(t *config.Trust, rules []verify.Rule, seen map[string][]byte) trusted {
 	out := trusted{Trust: *t, Files: seen, Asked: map[string]string{}}
+	out.Trust.Summaries = nil // it decides nothing
 	for _, r := range rules {
 		out.Asked[r.Name] = r.Source
 		for _, q := range r.Require {

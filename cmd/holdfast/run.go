@@ -110,6 +110,9 @@ func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 	add("targets", a.targets.run)
 	add("reconciler", a.reconciler.Run)
 	add("notifications", a.herald.run)
+	if a.summaries != nil {
+		add("summaries", a.summaries.Run)
+	}
 	if err := a.hooks(ctx, add); err != nil {
 		return err
 	}

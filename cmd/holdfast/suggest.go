@@ -32,7 +32,7 @@ func (f *trustFlags) suggest(cmd *cobra.Command, ref string) error {
 	if err != nil {
 		return err
 	}
-	client, err := newRegistryClient(cfg, &secrets{})
+	client, err := newRegistryClient(cfg.Registries, &secrets{})
 	if err != nil {
 		return err
 	}

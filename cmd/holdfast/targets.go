@@ -181,6 +181,12 @@ func ownFiles(cfg *config.Loaded) []string {
 	for _, r := range cfg.Registries {
 		files = append(files, r.PasswordFile, r.CAFile)
 	}
+	if s := cfg.Trust.Summaries; s != nil {
+		files = append(files, s.KeyFile, s.PasswordFile)
+		for _, r := range s.Registries {
+			files = append(files, r.PasswordFile, r.CAFile)
+		}
+	}
 	for _, p := range cfg.Policies {
 		files = append(files, p.Path)
 	}

@@ -39,6 +39,7 @@ var allowed = map[string]string{
 	"verify/provenance": "verify verify/intoto",
 	"verify/vsa":        "verify verify/intoto",
 	"verify/vuln":       "verify verify/intoto",
+	"verify/summary":    "verify verify/registry verify/vsa internal/fault",
 	"verify/testresult": "verify verify/intoto",
 	"verify/release":    "verify verify/intoto",
 	"verify/scai":       "verify verify/intoto",

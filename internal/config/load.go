@@ -262,10 +262,7 @@ func (o *Operator) complete(dir string) {
 		}
 	}
 	o.Trust.complete(dir)
-	for i := range o.Registries {
-		r := &o.Registries[i]
-		r.PasswordFile, r.CAFile = abs(dir, r.PasswordFile), abs(dir, r.CAFile)
-	}
+	completeRegistries(dir, o.Registries)
 	for i := range o.Policies {
 		o.Policies[i].Path = abs(dir, o.Policies[i].Path)
 	}
@@ -279,6 +276,13 @@ func (o *Operator) complete(dir string) {
 		}
 	}
 	o.completeOperate(dir)
+}
+
+func completeRegistries(dir string, list []Registry) {
+	for i := range list {
+		r := &list[i]
+		r.PasswordFile, r.CAFile = abs(dir, r.PasswordFile), abs(dir, r.CAFile)
+	}
 }
 
 // checker holds the rules that types cannot express.
@@ -378,8 +382,15 @@ func (c checker) operator(o *Operator) {
 	}
 	c.trust(&o.Trust, envs)
 	c.identities(o.Repositories, &o.Trust)
-	for i, r := range o.Registries {
-		at := fmt.Sprintf("$.registries[%d]", i)
+	c.registries("$.registries", o.Registries)
+	c.operate(o, envs)
+	c.schedule("$.drift.kubernetesSchedule", o.Drift.KubernetesSchedule)
+	c.schedule("$.drift.terraformSchedule", o.Drift.TerraformSchedule)
+}
+
+func (c checker) registries(at string, list []Registry) {
+	for i, r := range list {
+		at := fmt.Sprintf("%s[%d]", at, i)
 		if r.Host == "" || strings.ContainsAny(r.Host, "/@ ") {
 			c.wrong(at+".host", "write host or host:port, without a scheme", "%q is not a registry host", r.Host)
 		}
@@ -387,9 +398,6 @@ func (c checker) operator(o *Operator) {
 			c.wrong(at, "set both or neither", "username and passwordFile belong together")
 		}
 	}
-	c.operate(o, envs)
-	c.schedule("$.drift.kubernetesSchedule", o.Drift.KubernetesSchedule)
-	c.schedule("$.drift.terraformSchedule", o.Drift.TerraformSchedule)
 }
 
 func (c checker) once(at, what, name string, seen map[string]bool) {

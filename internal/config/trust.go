@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 )
@@ -17,6 +18,18 @@ type Trust struct {
 	Signers    []TrustSigner  `json:"signers,omitempty" jsonschema_description:"Who may vouch for artifacts. Someone counts only where a rule names him."`
 	Rules      []TrustRule    `json:"rules,omitempty" jsonschema_description:"What is asked of which artifacts. The most specific rule applies, and only that; an artifact that no rule matches is denied."`
 	Exceptions *ExceptionFile `json:"exceptions,omitempty" jsonschema_description:"Signed exceptions: one artifact, one environment, named checks, a reason and an end."`
+	Summaries  *Summaries     `json:"summaries,omitempty" jsonschema_description:"Attach a SLSA verification summary (VSA) of one's own to what was verified, for others to build on."`
+}
+
+// Summaries says who speaks of what was verified, and where.
+type Summaries struct {
+	Verifier     string     `json:"verifier" jsonschema_description:"URI by which others know this Holdfast; their rules list it under vsa.verifiers."`
+	KeyFile      string     `json:"keyFile" jsonschema_description:"Private key in PEM, ECDSA over P-256 or Ed25519: PKCS #8, or as cosign generate-key-pair writes it."`
+	PasswordFile string     `json:"passwordFile,omitempty" jsonschema_description:"File with the password of the key."`
+	Repositories []string   `json:"repositories" jsonschema_description:"Globs on normalised names, segment by segment: where to attach."`
+	Every        Duration   `json:"every,omitempty" jsonschema_description:"After how long another summary is attached to what is verified still, 24h by default."`
+	TimestampURL string     `json:"timestampURL,omitempty" jsonschema_description:"An RFC 3161 timestamp authority that says when a summary was signed. Without one its readers know no time: their signer must be unlogged."`
+	Registries   []Registry `json:"registries,omitempty" jsonschema_description:"Accounts that may push, in the place of those under registries, which then need not."`
 }
 
 // Root is a root of trust.
@@ -288,6 +301,16 @@ func (c checker) trust(t *Trust, envs map[string]*Environment) {
 			r.Require[j].source = c.at(fmt.Sprintf("%s.require[%d]", at, j))
 		}
 	}
+	if s := t.Summaries; s != nil {
+		const at = "$.trust.summaries"
+		if s.Verifier == "" || s.KeyFile == "" || len(s.Repositories) == 0 {
+			c.wrong(at, "set verifier, keyFile and repositories", "summaries need somebody who makes them, and repositories")
+		}
+		c.registries(at+".registries", s.Registries)
+		if u, err := url.Parse(s.TimestampURL); s.TimestampURL != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil) {
+			c.wrong(at+".timestampURL", "write https://host/path", "%q is not the address of a timestamp authority", s.TimestampURL)
+		}
+	}
 	if x := t.Exceptions; x != nil {
 		if x.File == "" || len(x.Signers) == 0 {
 			c.wrong("$.trust.exceptions", "", "exceptions need a file, and who may sign them")
@@ -410,6 +433,10 @@ func (t *Trust) complete(dir string) {
 				p.RegoFile = abs(dir, p.RegoFile)
 			}
 		}
+	}
+	if s := t.Summaries; s != nil {
+		s.KeyFile, s.PasswordFile = abs(dir, s.KeyFile), abs(dir, s.PasswordFile)
+		completeRegistries(dir, s.Registries)
 	}
 	if x := t.Exceptions; x != nil {
 		x.File = abs(dir, x.File)

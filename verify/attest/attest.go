@@ -137,11 +137,14 @@ func (v *Verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidenc
 		}
 		for _, a := range o.accepted {
 			e.RestsOn = append(e.RestsOn, a.st.RestsOn...)
+			e.Attestations = append(e.Attestations, a.st.Digest)
 			e.NotAfter = earliest(e.NotAfter, a.notAfter(q.MaxAge))
 		}
 		e.Facts[factsOf(q.Requirement)] = o.facts(e.Facts[factsOf(q.Requirement)])
 	}
 	e.RestsOn = verify.Anchors(e.RestsOn)
+	slices.Sort(e.Attestations)
+	e.Attestations = slices.Compact(e.Attestations)
 	err := verify.Join(errs)
 	if err != nil && errors.Is(err, verify.ErrMissing) {
 		// Registries hide what one may not see: without the artifact itself, a lack

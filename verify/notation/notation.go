@@ -151,7 +151,7 @@ func (v *Verifier) prove(ctx context.Context, c candidate, about descriptor) (ou
 			why = also(why, fmt.Errorf("%s: %w", t.signer, err))
 			continue
 		}
-		st.Where, st.Layout = c.where, Layout
+		st.Where, st.Digest, st.Layout = c.where, digest.FromBytes(c.envelope), Layout
 		out = append(out, st)
 	}
 	if len(out) == 0 {

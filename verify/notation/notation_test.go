@@ -223,12 +223,13 @@ func TestAccepted(t *testing.T) {
 				Certificate: &verify.Certificate{Issuer: who.Chain[0].Issuer.String(), Subject: "CN=release,O=acme,ST=WA,C=US"},
 				NotAfter:    who.Chain[0].NotAfter,
 				RestsOn:     []verify.Anchor{{Kind: verify.AnchorIdentity, Value: "CN=release,O=acme,ST=WA,C=US"}},
+				Digest:      st.Digest,
 				Where:       st.Where, Layout: notation.Layout,
 			}
 			for _, cert := range who.Chain {
 				want.RestsOn = append(want.RestsOn, keyAnchor(t, cert))
 			}
-			if !reflect.DeepEqual(st, want) || !strings.HasPrefix(st.Where, "referrer sha256:") {
+			if !reflect.DeepEqual(st, want) || st.Digest.Validate() != nil || !strings.HasPrefix(st.Where, "referrer sha256:") {
 				t.Errorf("got  %+v\nwant %+v", st, want)
 			}
 		})

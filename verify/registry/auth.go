@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -84,25 +85,9 @@ func (c *Client) request(ctx context.Context, method string, r name.Repository, 
 		return c.past.answer(method, r, path)
 	}
 	reg := r.RegistryStr()
-	h := c.host(reg)
-	u, err := url.Parse(h.scheme() + "://" + reg + "/v2/" + r.RepositoryStr() + path)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, op, "", err)
-	}
-	key := tokenKey{registry: reg, scope: "repository:" + r.RepositoryStr() + ":pull"}
-	resp, err := c.follow(ctx, method, h, u, header, c.authorization(key))
+	resp, u, err := c.authorized(ctx, method, r, path, "pull", header, nil)
 	if err != nil {
 		return nil, err
-	}
-	if resp.StatusCode == http.StatusUnauthorized {
-		discard(resp)
-		auth, err := c.login(ctx, h, key, resp.Header.Values("WWW-Authenticate"))
-		if err != nil {
-			return nil, err
-		}
-		if resp, err = c.follow(ctx, method, h, u, header, auth); err != nil {
-			return nil, err
-		}
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
@@ -119,6 +104,32 @@ func (c *Client) request(ctx context.Context, method string, r name.Repository, 
 	}
 }
 
+// authorized sends a request for /v2/<name><path>, with the credential for what it
+// may do there, and returns whatever the answer is.
+func (c *Client) authorized(ctx context.Context, method string, r name.Repository, path, may string, header http.Header, body []byte) (*http.Response, *url.URL, error) {
+	reg := r.RegistryStr()
+	h := c.host(reg)
+	u, err := url.Parse(h.scheme() + "://" + reg + "/v2/" + r.RepositoryStr() + path)
+	if err != nil {
+		return nil, nil, fault.Wrap(fault.Invalid, "verify/registry.get", "", err)
+	}
+	key := tokenKey{registry: reg, scope: "repository:" + r.RepositoryStr() + ":" + may}
+	resp, err := c.follow(ctx, method, h, u, header, body, c.authorization(key))
+	if err != nil {
+		return nil, nil, err
+	}
+	if resp.StatusCode != http.StatusUnauthorized {
+		return resp, u, nil
+	}
+	discard(resp)
+	auth, err := c.login(ctx, h, key, resp.Header.Values("WWW-Authenticate"))
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err = c.follow(ctx, method, h, u, header, body, auth)
+	return resp, u, err
+}
+
 // status is the code and what the standard calls it. The reason that a server
 // writes beside the code may be anything, our own credential included.
 func status(resp *http.Response) string {
@@ -127,12 +138,12 @@ func status(resp *http.Response) string {
 
 // follow sends one request and follows redirects. The credential goes to u's host
 // only, and never again once another host has been seen. A redirect may not
-// lead from HTTPS to plain HTTP.
-func (c *Client) follow(ctx context.Context, method string, h *host, u *url.URL, header http.Header, auth string) (*http.Response, error) {
+// lead from HTTPS to plain HTTP, nor content that is sent anywhere else.
+func (c *Client) follow(ctx context.Context, method string, h *host, u *url.URL, header http.Header, body []byte, auth string) (*http.Response, error) {
 	const op = "verify/registry.get"
 	origin := u
 	for range maxRedirects {
-		req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+		req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 		if err != nil {
 			return nil, fault.Wrap(fault.Internal, op, "", err)
 		}
@@ -153,6 +164,9 @@ func (c *Client) follow(ctx context.Context, method string, h *host, u *url.URL,
 			return resp, nil
 		}
 		discard(resp)
+		if method != http.MethodGet && method != http.MethodHead {
+			return nil, fault.New(fault.Denied, op, "", "%s: refusing to send content where a redirect leads", redacted(u))
+		}
 		next, err := resp.Location()
 		if err != nil {
 			return nil, fault.New(fault.Transient, op, "", "%s: redirect without a target", redacted(u))
@@ -266,7 +280,7 @@ func (c *Client) fetchToken(ctx context.Context, h *host, k tokenKey, params map
 	}
 	q.Set("scope", k.scope)
 	realm.RawQuery = q.Encode()
-	resp, err := c.follow(ctx, http.MethodGet, rh, realm, nil, basic)
+	resp, err := c.follow(ctx, http.MethodGet, rh, realm, nil, nil, basic)
 	if err != nil {
 		return token{}, err
 	}

@@ -1,6 +1,7 @@
 // Package registry owns what Holdfast reads from OCI registries: the digest a
 // tag stands for, manifests and blobs by digest, and the lists of what refers
-// to a manifest.
+// to a manifest; and the one thing that it writes there, a statement of its own that
+// refers to an artifact.
 //
 // It guarantees that content asked for by digest has that digest, that every
 // response, list and redirect chain is bounded, that a failure is never an

@@ -92,7 +92,7 @@ func (v *Verifier) Attestations(ctx context.Context, s verify.Subject) ([]verify
 			continue
 		}
 		for _, st := range proven {
-			st.Where, st.Layout = c.where, c.layout
+			st.Where, st.Digest, st.Layout = c.where, c.digest, c.layout
 			out = append(out, st)
 		}
 	}

@@ -74,6 +74,7 @@ func NewStore(client *registry.Client) *Store {
 // candidate is something that may prove something. Nothing in it is trusted.
 type candidate struct {
 	where       string // for people
+	digest      digest.Digest
 	layout      string
 	bundle      *sgbundle.Bundle
 	legacy      oci.Signature
@@ -364,7 +365,7 @@ func (st *Store) legacyTag(ctx context.Context, s verify.Subject, suffix string,
 }
 
 func parse(f fetched, b []byte) candidate {
-	c := candidate{where: f.where, layout: f.layout, attestation: f.attestation}
+	c := candidate{where: f.where, digest: digest.Digest(f.desc.Digest.String()), layout: f.layout, attestation: f.attestation}
 	if f.layout == LayoutReferrers {
 		c.bundle, c.err = parseBundle(b)
 		return c
