@@ -11,7 +11,7 @@ export HOLDFAST_TOOLS := $(TOOLS)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 PACKAGES    ?= ./...
-FUZZTIME    ?= 20s
+FUZZTIME    ?= 2m
 BENCH       ?= 100,500
 
 .DEFAULT_GOAL := help
@@ -58,7 +58,7 @@ test: tools ## run every test on real parts
 test-race: tools ## run the tests with the race detector (needs a C compiler)
 	@CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(PACKAGES)
 
-fuzz: ## fuzz every parser for FUZZTIME (20s)
+fuzz: ## fuzz every parser for FUZZTIME (2m)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6- | sort -u); do \
 	    echo "fuzz: $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p || exit 1; \

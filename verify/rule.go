@@ -18,7 +18,7 @@ import (
 // [NewSet], which refuses one that would trust anything.
 type Rule struct {
 	Name string
-	Kind string // KindImage
+	Kind string // KindImage, …
 	// Repositories are patterns over normalised repository names
 	// ("index.docker.io/library/nginx"), compared segment by segment: "*" is
 	// exactly one segment, "**" any number of them, none included. There are no
@@ -76,11 +76,12 @@ func ruleError(r Rule, hint, format string, args ...any) error {
 // validate refuses a rule that would check nothing or that means something
 // else than it seems to.
 func (r Rule) validate() error {
+	kind, known := KindOf(r.Kind)
 	switch {
 	case r.Name == "":
 		return ruleError(r, "name each rule under trust:", "it has no name")
-	case !slices.Contains(Kinds, r.Kind):
-		return ruleError(r, "use one of "+strings.Join(Kinds, ", "), "unknown kind %q", r.Kind)
+	case !known:
+		return ruleError(r, "use one of "+strings.Join(KindNames(), ", "), "unknown kind %q", r.Kind)
 	case len(r.Repositories) == 0:
 		return ruleError(r, `list repositories:, for example "ghcr.io/acme/**"`, "it matches no repository")
 	case len(r.Require) == 0:
@@ -92,7 +93,7 @@ func (r Rule) validate() error {
 	case !r.Until.IsZero() && r.Mode != Warn && r.Mode != Observe:
 		return ruleError(r, "leave until: out", "only warn and observe end")
 	}
-	if r.Kind != KindImage && len(r.Environments) > 0 {
+	if !kind.Placed && len(r.Environments) > 0 {
 		return ruleError(r, "leave environments: out", "a desired state and a policy bundle belong to no environment: the rule would never apply")
 	}
 	for i, s := range r.Signers {

@@ -341,6 +341,9 @@ func (c *compiled) key(sub Subject) cacheKey {
 	if slices.ContainsFunc(c.rule.Require, Requirement.comparesName) {
 		k.name = sub.Name
 	}
+	if kind, _ := KindOf(sub.Kind); kind.Named != nil {
+		k.name = sub.Reference
+	}
 	return k
 }
 
@@ -376,7 +379,7 @@ func (s *Set) share(ctx context.Context, c *compiled, sub Subject, epoch int) (E
 	}
 	// The repository is part of the flight's key, not of the cache's: a
 	// failure in one repository says nothing about a copy in another.
-	flight := fmt.Sprintf("%s@%s %s %d %q", sub.Name, sub.Digest, c.digest, epoch, sub.Platforms)
+	flight := fmt.Sprintf("%s@%s %s %d %q %q", sub.Name, sub.Digest, c.digest, epoch, sub.Platforms, c.key(sub).name)
 	ch := s.flight.DoChan(flight, func() (any, error) {
 		// Others may wait for this result, so the first caller's
 		// cancellation does not end it; the budget does.

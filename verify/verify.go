@@ -21,16 +21,6 @@ import (
 // ErrNotApplicable is wrapped by a [Verifier] that does not handle a subject's kind.
 var ErrNotApplicable = errors.New("verifier does not apply to this kind of subject")
 
-// The kinds of artifact.
-const (
-	KindImage    = "image"    // a container image that a Kubernetes object names
-	KindArtifact = "artifact" // an OCI artifact with a desired state
-	KindPolicy   = "policy"   // a policy bundle
-)
-
-// Kinds lists every kind that a rule may be about.
-var Kinds = []string{KindImage, KindArtifact, KindPolicy}
-
 // Subject is one artifact that the desired state names.
 type Subject struct {
 	Kind      string `json:"kind"`      // KindImage, …; the key of the table of artifact kinds

@@ -18,7 +18,7 @@ import (
 
 func newVerify() *cobra.Command {
 	return group("verify", "Check an artifact, a commit or a stack, and say why",
-		newVerifyImage(), newVerifyArtifact(), newVerifyCommit(), newVerifyStack(), newVerifyBundle())
+		newVerifyImage(), newVerifyChart(), newVerifyArtifact(), newVerifyCommit(), newVerifyStack(), newVerifyBundle())
 }
 
 // trustFlags name the rules: an operator's file, or a file with its trust:,
@@ -120,15 +120,36 @@ func newVerifyImage() *cobra.Command {
 	return f.add(c)
 }
 
+func newVerifyChart() *cobra.Command {
+	var f trustFlags
+	var env, tag string
+	c := &cobra.Command{
+		Use: "chart REF [--version VERSION]", Short: "Check the signatures and attestations of a Helm chart in a registry", Args: cobra.ExactArgs(1),
+		Long: `Resolve a Helm chart once, check that it is the chart and the version that were asked
+for, and check everything that the trust rule for it asks for. REF is as helm writes it,
+oci://host/path/name with --version, or with a tag or a digest.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref := strings.TrimPrefix(args[0], "oci://")
+			if tag != "" { // tags have no "+": https://helm.sh/docs/topics/registries/#oci-feature-deprecation-and-behavior-changes-with-v380
+				ref += ":" + strings.ReplaceAll(tag, "+", "_")
+			}
+			return f.verify(cmd, env, verify.Subject{Kind: verify.KindChart, Reference: ref})
+		},
+	}
+	c.Flags().StringVar(&env, "env", "", "environment whose rules apply")
+	c.Flags().StringVar(&tag, "version", "", "version of the chart")
+	return f.add(c)
+}
+
 func newVerifyArtifact() *cobra.Command {
 	var f trustFlags
 	var env, kind string
 	c := &cobra.Command{
 		Use: "artifact REF", Short: "Check the signatures and attestations of any artifact in a registry", Args: cobra.ExactArgs(1),
-		Long: "Resolve an artifact once and check everything that the trust rule for its kind asks\nfor. The kinds: " + strings.Join(verify.Kinds, ", ") + ".",
+		Long: "Resolve an artifact once and check everything that the trust rule for its kind asks\nfor. The kinds: " + strings.Join(verify.KindNames(), ", ") + ".",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(verify.Kinds, kind) {
-				return usageError{fmt.Errorf("--kind %s: use one of %s", kind, strings.Join(verify.Kinds, ", "))}
+			if !slices.Contains(verify.KindNames(), kind) {
+				return usageError{fmt.Errorf("--kind %s: use one of %s", kind, strings.Join(verify.KindNames(), ", "))}
 			}
 			return f.verify(cmd, env, verify.Subject{Kind: kind, Reference: args[0]})
 		},

@@ -103,7 +103,7 @@ type Notation struct {
 // TrustRule is one rule about artifacts.
 type TrustRule struct {
 	Name         string    `json:"name" jsonschema_description:"How evidence and the ledger call the rule."`
-	Kind         string    `json:"kind,omitempty" jsonschema:"enum=image,enum=artifact,enum=policy" jsonschema_description:"Kind of artifact: an image, by default; an artifact with a desired state; a bundle of policies."`
+	Kind         string    `json:"kind,omitempty" jsonschema:"enum=image,enum=artifact,enum=policy,enum=chart" jsonschema_description:"Kind of artifact: an image, by default; an artifact with a desired state; a bundle of policies; a Helm chart."`
 	Repositories []string  `json:"repositories" jsonschema_description:"Globs on normalised names, segment by segment: ghcr.io/acme/**."`
 	Environments []string  `json:"environments,omitempty" jsonschema_description:"Empty: all."`
 	Mode         string    `json:"mode,omitempty" jsonschema:"enum=enforce,enum=warn,enum=observe" jsonschema_description:"How a refusal is taken: enforce, the default, denies; warn lets it pass and tells people; observe only records it."`
@@ -361,7 +361,7 @@ func (c checker) trustRule(at string, r *TrustRule, signers map[string]bool, env
 		}
 	}
 	if r.Kind != "" {
-		c.oneOf(at+".kind", "kind", r.Kind, "image", "artifact", "policy")
+		c.oneOf(at+".kind", "kind", r.Kind, "image", "artifact", "policy", "chart")
 	}
 	if r.Mode != "" {
 		c.oneOf(at+".mode", "mode", r.Mode, "enforce", "warn", "observe")

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -67,6 +70,9 @@ func (c *Client) Platforms(ctx context.Context, s verify.Subject) ([]verify.Plat
 	if err != nil {
 		return nil, fault.New(fault.Denied, op, "push it again", "%s: %w", s.Pinned(), err)
 	}
+	if err := c.isKind(ctx, s, b, types.MediaType(kind).IsIndex()); err != nil {
+		return nil, err
+	}
 	if !types.MediaType(kind).IsIndex() {
 		return nil, nil
 	}
@@ -96,4 +102,70 @@ func (c *Client) Platforms(ctx context.Context, s verify.Subject) ([]verify.Plat
 		out = append(out, verify.Platform{Name: name, Subject: child})
 	}
 	return out, nil
+}
+
+// isKind requires that a manifest is of its subject's kind, see [verify.Kind].
+func (c *Client) isKind(ctx context.Context, s verify.Subject, manifest []byte, index bool) error {
+	const op = "verify/registry.Platforms"
+	kind, known := verify.KindOf(s.Kind)
+	not := func(format string, args ...any) error {
+		return fault.New(fault.Denied, op, "name "+kind.What, "%s is not %s: %s", s.Pinned(), kind.What, fmt.Sprintf(format, args...))
+	}
+	if !known || kind.Config == "" {
+		return nil
+	}
+	if index {
+		return not("it is an index")
+	}
+	var m struct {
+		Config v1.Descriptor   `json:"config"`
+		Layers []v1.Descriptor `json:"layers"`
+	}
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return not("%v", err)
+	}
+	if string(m.Config.MediaType) != kind.Config {
+		return not("its config is %q, expected %s", verify.Brief(string(m.Config.MediaType)), kind.Config)
+	}
+	content := 0
+	for _, l := range m.Layers {
+		switch {
+		case string(l.MediaType) == kind.Layer:
+			content++
+		case !slices.Contains(kind.Extra, string(l.MediaType)):
+			return not("it has a layer %q", verify.Brief(string(l.MediaType)))
+		}
+	}
+	if content != 1 {
+		return not("it has %d layers with content", content)
+	}
+	if kind.Named == nil {
+		return nil
+	}
+	if m.Config.Size > MaxManifest {
+		return not("its config has %d bytes", m.Config.Size)
+	}
+	config, err := c.Blob(ctx, s.Name, digest.Digest(m.Config.Digest.String()))
+	if err != nil {
+		return fault.Wrap(fault.Transient, op, "", err)
+	}
+	name, version, err := kind.Named(config)
+	if err != nil {
+		return not("%v", err)
+	}
+	if repo := path.Base(s.Name); name != repo {
+		return fault.New(fault.Denied, op, "name the chart that is meant", "%s calls itself %s", s.Pinned(), name)
+	}
+	if tag := tagOf(s.Reference); tag != "" && tag != strings.ReplaceAll(version, "+", "_") {
+		return fault.New(fault.Denied, op, "name the version that is meant", "%s calls itself version %s", s.Reference, version)
+	}
+	return nil
+}
+
+// tagOf returns the tag in a reference, also where there is a digest behind it.
+func tagOf(reference string) string {
+	bare, _, _ := strings.Cut(reference, "@")
+	last := bare[strings.LastIndex(bare, "/")+1:]
+	_, tag, _ := strings.Cut(last, ":")
+	return tag
 }
