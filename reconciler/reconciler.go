@@ -90,6 +90,9 @@ type Repository struct {
 	// Follows checks that head is from or comes after it along first parents, and
 	// judges nothing.
 	Follows func(ctx context.Context, from, head string) error
+	// Take is optional. It is told the newest verified revision before its stacks are
+	// discovered, and may refuse it: then the one before goes on being enforced.
+	Take func(ctx context.Context, snap *sources.Snapshot, commit verify.Evidence) error
 	// Discover returns the stacks of a snapshot whose commit was authorised. A
 	// stack that cannot run carries its Err; an error means that nothing could
 	// be discovered at all.

@@ -251,9 +251,28 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	return commit, r.take(ctx, repo, snap, commit, repo.seen)
 }
 
+// judgeDenied has every stack that is denied judged again: what denied it may have
+// been replaced.
+func (r *Reconciler) judgeDenied() {
+	if r.queue == nil {
+		return
+	}
+	for _, s := range r.all() {
+		if s.snapshotStatus().Phase == Denied {
+			r.queue.Add(request{reconcileStack, s.Name})
+		}
+	}
+}
+
 // take discovers the stacks of an authorised snapshot and queues those that are
 // not what is asked for.
 func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.Snapshot, commit verify.Evidence, seen time.Time) error {
+	if repo.Take != nil {
+		if err := repo.Take(ctx, snap, commit); err != nil {
+			return err
+		}
+		r.judgeDenied()
+	}
 	found, err := r.discover(ctx, repo, snap)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -20,8 +19,6 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/config"
 	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
-	"github.com/holdfast-dev/holdfast/policy"
-	"github.com/holdfast-dev/holdfast/policy/rego"
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/sources/oci"
 	"github.com/holdfast-dev/holdfast/verify"
@@ -232,61 +229,4 @@ func withOrder(e verify.Evidence, a oci.Artifact, err error) verify.Evidence {
 	}
 	e.Checks = append(e.Checks, c)
 	return e
-}
-
-// bundledPolicies judges with policies of which some are in registries. They are
-// brought and compiled when they are first needed: until then, and while one of
-// them is not trusted, nothing is judged, and so nothing new is granted.
-type bundledPolicies struct {
-	config rego.Config
-	sets   []config.Policy
-	trust  *artifactTrust
-	keep   *keeper
-
-	mu       sync.Mutex
-	compiled policy.Evaluator
-}
-
-// Evaluate implements [policy.Evaluator]. The decision rests on the bundles, by
-// their digests, and on whoever signed them.
-func (p *bundledPolicies) Evaluate(ctx context.Context, in policy.Input) (policy.Decision, error) {
-	var rests []verify.Anchor
-	for _, set := range p.sets {
-		repository, d := set.Artifact()
-		e, err := p.trust.evidence(ctx, verify.KindPolicy, repository, digest.Digest(d))
-		if err != nil {
-			return policy.Decision{}, fault.Wrap(fault.Transient, "holdfast.policies", "", fmt.Errorf("policy set %s: %w", set.Name, err))
-		}
-		rests = append(append(rests, e.RestsOn...), verify.Anchor{Kind: verify.AnchorPolicy, Value: d})
-	}
-	ev, err := p.compile(ctx)
-	if err != nil {
-		return policy.Decision{}, err
-	}
-	d, err := ev.Evaluate(ctx, in)
-	d.RestsOn = verify.Anchors(rests)
-	return d, err
-}
-
-func (p *bundledPolicies) compile(ctx context.Context) (policy.Evaluator, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.compiled != nil {
-		return p.compiled, nil
-	}
-	rc := p.config
-	rc.Bundles = slices.Clone(rc.Bundles)
-	for _, set := range p.sets {
-		files, err := p.trust.policies(ctx, &set)
-		if err != nil {
-			return nil, err
-		}
-		rc.Bundles = append(rc.Bundles, rego.Bundle{Name: set.Name, FS: files})
-	}
-	ev, err := p.keep.evaluator(ctx, rc)
-	if err != nil {
-		return nil, err
-	}
-	p.compiled = ev
-	return ev, nil
 }

@@ -18,17 +18,18 @@ import (
 // policySet holds one evaluator for each environment and target.
 type policySet struct {
 	evaluators map[[2]string]policy.Evaluator
+	folders    *policyFolders
 }
 
 func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, keep *keeper) (*policySet, error) {
-	ps := &policySet{evaluators: map[[2]string]policy.Evaluator{}}
+	ps := &policySet{evaluators: map[[2]string]policy.Evaluator{}, folders: &policyFolders{by: map[string]policyFolder{}}}
 	var errs []error
 	for _, e := range cfg.Environments {
 		for target, used := range map[string]bool{"kubernetes": e.Kubernetes != nil, "terraform": e.Terraform != nil} {
 			if !used {
 				continue
 			}
-			ev, err := newEvaluator(ctx, cfg, trust, keep, e, target)
+			ev, err := newEvaluator(ctx, cfg, trust, ps.folders, keep, e, target)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("environment %s, %s: %w", e.Name, target, err))
 			}
@@ -39,9 +40,9 @@ func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, 
 }
 
 // newEvaluator compiles the policy sets of one environment for one target; with
-// one in a registry, when they are first needed. It returns nil where none is
+// one in a registry or a repository, when they are first needed. It returns nil where none is
 // meant for that target; stacks are then denied.
-func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, keep *keeper, e config.Environment, target string) (policy.Evaluator, error) {
+func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, folders *policyFolders, keep *keeper, e config.Environment, target string) (policy.Evaluator, error) {
 	rc := rego.Config{Data: map[string]any{}}
 	var bundled []config.Policy
 	all := false
@@ -62,7 +63,7 @@ func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust,
 		if set.Path != "" {
 			rc.Bundles = append(rc.Bundles, rego.Bundle{Name: set.Name, FS: os.DirFS(set.Path)})
 		}
-		if set.OCI != "" {
+		if set.OCI != "" || set.Git != nil {
 			bundled = append(bundled, set)
 		}
 		if err := mergeData(rc.Data, set.Data, "data"); err != nil {
@@ -78,7 +79,7 @@ func newEvaluator(ctx context.Context, cfg *config.Loaded, trust *artifactTrust,
 		rc.Namespaces = nil
 	}
 	if len(bundled) > 0 {
-		return &bundledPolicies{config: rc, sets: bundled, trust: trust, keep: keep}, nil
+		return &bundledPolicies{config: rc, sets: bundled, trust: trust, folders: folders, keep: keep}, nil
 	}
 	return keep.evaluator(ctx, rc)
 }

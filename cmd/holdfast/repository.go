@@ -32,7 +32,9 @@ const maxStacks = 20_000
 func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, trust *artifactTrust, revoked *verify.Revocations, keep *keeper) (reconciler.Repository, error) {
 	d := &discoverer{repo: rc.Name, cfg: cfg, targets: ts, policies: ps}
 	if rc.OCI != nil {
-		return newArtifactRepository(rc, cfg, trust, d)
+		repo, err := newArtifactRepository(rc, cfg, trust, d)
+		repo.Take = ps.taker(cfg, rc.Name)
+		return repo, err
 	}
 	src, err := newGitSource(rc, cfg.StateDir, ts.secrets)
 	if err != nil {
@@ -62,6 +64,7 @@ func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps 
 			}
 			return ev, err
 		},
+		Take:     ps.taker(cfg, rc.Name),
 		Follows:  func(ctx context.Context, from, head string) error { return verifier.Follows(ctx, src, from, head) },
 		Discover: d.discover,
 	}, nil

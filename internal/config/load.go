@@ -363,7 +363,7 @@ func (c checker) operator(o *Operator) {
 	}
 	for i := range o.Policies {
 		at := fmt.Sprintf("$.policies[%d]", i)
-		c.policy(at, &o.Policies[i])
+		c.policy(at, &o.Policies[i], repos)
 		c.once(at, "policy set", o.Policies[i].Name, sets)
 	}
 	seen := map[string]bool{}
@@ -516,9 +516,17 @@ func (c checker) pointer(at, p string) {
 	}
 }
 
-func (c checker) policy(at string, p *Policy) {
-	if len(p.Library) == 0 && p.Path == "" && p.OCI == "" {
-		c.wrong(at, "add library:, path: or oci:", "policy set %q is empty", p.Name)
+func (c checker) policy(at string, p *Policy, repos map[string]bool) {
+	if len(p.Library) == 0 && p.Path == "" && p.OCI == "" && p.Git == nil {
+		c.wrong(at, "add library:, path:, oci: or git:", "policy set %q is empty", p.Name)
+	}
+	if g := p.Git; g != nil {
+		if !repos[g.Repository] {
+			c.wrong(at+".git.repository", "name one of repositories", "there is no repository %q", g.Repository)
+		}
+		if g.Path != "" && !fs.ValidPath(g.Path) {
+			c.wrong(at+".git.path", "write a path within the repository, for example rego/acme", "%q is no path in a repository", g.Path)
+		}
 	}
 	if name, digest, ok := strings.Cut(p.OCI, "@"); p.OCI != "" && (!ok || !ociName.MatchString(name) || !ociDigest.MatchString(digest)) {
 		c.wrong(at+".oci", "write oci://host/path@sha256:…", "%q does not name a policy bundle by its digest", p.OCI)

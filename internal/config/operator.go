@@ -167,9 +167,16 @@ type Policy struct {
 	Library    []string       `json:"library,omitempty" jsonschema_description:"Policies that Holdfast ships, by name: kubernetes/pod-security-baseline."`
 	Path       string         `json:"path,omitempty" jsonschema_description:"Folder with Rego policies and data files."`
 	OCI        string         `json:"oci,omitempty" jsonschema_description:"A bundle with Rego policies and data files in a registry, by digest: oci://host/path@sha256:…. A trust rule of kind policy says who must have signed it."`
+	Git        *PolicyGit     `json:"git,omitempty" jsonschema_description:"A folder of Rego policies and data files in one of the repositories, as of its newest verified commit: its rules about commits say who may change them."`
 	Namespaces []string       `json:"namespaces,omitempty" jsonschema_description:"Rego packages to evaluate. Empty: all that hold rules."`
 	Targets    []string       `json:"targets,omitempty" jsonschema:"enum=kubernetes,enum=terraform" jsonschema_description:"Empty: both."`
 	Data       map[string]any `json:"data,omitempty" jsonschema_description:"Documents for the policies, under data."`
+}
+
+// PolicyGit names policies in a repository that is followed.
+type PolicyGit struct {
+	Repository string `json:"repository" jsonschema_description:"Name of a repository under repositories."`
+	Path       string `json:"path,omitempty" jsonschema_description:"Folder in it; the whole repository if it is left out."`
 }
 
 // DriftDefaults are the operator's settings for drift.

@@ -130,13 +130,27 @@ func (e *Evaluator) Source() Source { return e.source }
 func Restore(ctx context.Context, s Source) (*Evaluator, error) {
 	cfg := Config{Namespaces: s.Namespaces, Combine: s.Combine, Data: s.Data, Timeout: s.Timeout}
 	for _, b := range s.Bundles {
-		files := fstest.MapFS{}
-		for p, content := range b.Files {
-			files[p] = &fstest.MapFile{Data: content, Mode: 0o400}
-		}
-		cfg.Bundles = append(cfg.Bundles, Bundle{Name: b.Name, FS: files})
+		cfg.Bundles = append(cfg.Bundles, b.Bundle())
 	}
 	return New(ctx, cfg)
+}
+
+// Bundle returns b as [New] takes it.
+func (b SourceBundle) Bundle() Bundle {
+	files := fstest.MapFS{}
+	for p, content := range b.Files {
+		files[p] = &fstest.MapFile{Data: content, Mode: 0o400}
+	}
+	return Bundle{Name: b.Name, FS: files}
+}
+
+// Read returns the policies and data of b, as [New] would read them.
+func Read(b Bundle) (SourceBundle, error) {
+	files, err := readBundles([]Bundle{b})
+	if err != nil {
+		return SourceBundle{}, err
+	}
+	return files.bundles([]Bundle{b})[0], nil
 }
 
 // namespace is one package that holds rules.

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/policy"
+	"github.com/holdfast-dev/holdfast/policy/rego"
+	"github.com/holdfast-dev/holdfast/sources"
+	"github.com/holdfast-dev/holdfast/verify"
+)
+
+// policyFolders are the policies in repositories that are followed, each as of its
+// newest verified commit. The folders of all sets in a repository change at once.
+type policyFolders struct {
+	mu sync.Mutex
+	by map[string]policyFolder // by name of the policy set
+}
+
+// policyFolder is one set of policies at one commit.
+type policyFolder struct {
+	commit string
+	files  rego.SourceBundle
+	rests  []verify.Anchor
+}
+
+// of returns the folders of sets. One that no verified commit has brought yet is
+// missing.
+func (f *policyFolders) of(sets []config.Policy) map[string]policyFolder {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string]policyFolder{}
+	for _, set := range sets {
+		if folder, ok := f.by[set.Name]; ok {
+			out[set.Name] = folder
+		}
+	}
+	return out
+}
+
+// taker returns what takes the policies of a repository; nil if it has none.
+func (ps *policySet) taker(cfg *config.Loaded, repository string) func(context.Context, *sources.Snapshot, verify.Evidence) error {
+	var sets []config.Policy
+	for _, set := range cfg.Policies {
+		if set.Git != nil && set.Git.Repository == repository {
+			sets = append(sets, set)
+		}
+	}
+	if len(sets) == 0 {
+		return nil
+	}
+	return func(ctx context.Context, snap *sources.Snapshot, commit verify.Evidence) error {
+		return ps.take(ctx, sets, snap, commit)
+	}
+}
+
+// take brings the policies that a repository has at a verified commit. Policies that
+// cannot be read or compiled refuse the commit: those before it go on judging.
+func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sources.Snapshot, commit verify.Evidence) error {
+	if !commit.Verified() { // it was revoked: what ran by it is watched, and nothing new judged
+		return nil
+	}
+	fresh := map[string]policyFolder{}
+	for _, set := range sets {
+		const op = "holdfast.policies"
+		sub, err := fs.Sub(snap.FS, cmp.Or(set.Git.Path, "."))
+		if err != nil {
+			return fault.Wrap(fault.Invalid, op, "", err)
+		}
+		files, err := rego.Read(rego.Bundle{Name: set.Name, FS: sub})
+		if err != nil {
+			return fault.New(fault.Invalid, op, "correct git.path of the policy set, or bring the folder back", "policy set %s: %s in %s: %w", set.Name, cmp.Or(set.Git.Path, "."), snap.Revision, err)
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(files.Files)), func(p string) bool { return strings.HasSuffix(p, ".rego") }) {
+			return fault.New(fault.Invalid, op, "bring the policies back, or take the set out of holdfast.yaml", "policy set %s: %s has no policies in %s", set.Name, snap.Revision, cmp.Or(set.Git.Path, "."))
+		}
+		fresh[set.Name] = policyFolder{commit: snap.Revision.ID, files: files, rests: commit.RestsOn}
+	}
+	ps.folders.mu.Lock()
+	next := maps.Clone(ps.folders.by)
+	ps.folders.mu.Unlock()
+	maps.Copy(next, fresh)
+	type compiled struct {
+		of *bundledPolicies
+		ev policy.Evaluator
+	}
+	var all []compiled
+	for _, ev := range ps.evaluators {
+		p, ok := ev.(*bundledPolicies)
+		if !ok || !slices.ContainsFunc(p.sets, func(s config.Policy) bool { _, ok := fresh[s.Name]; return ok }) || !p.complete(next) {
+			continue
+		}
+		ev, err := p.build(ctx, next)
+		if err != nil {
+			return err
+		}
+		all = append(all, compiled{p, ev})
+	}
+	ps.folders.mu.Lock()
+	ps.folders.by = next
+	ps.folders.mu.Unlock()
+	for _, c := range all {
+		c.of.use(c.ev, next)
+	}
+	return nil
+}
+
+// bundledPolicies judges with policies of which some are in registries or in
+// repositories. They are brought and compiled when they are first needed, and when a
+// verified commit changes them: until then, and while one of them is not trusted,
+// nothing is judged, and so nothing new is granted.
+type bundledPolicies struct {
+	config  rego.Config
+	sets    []config.Policy
+	trust   *artifactTrust
+	folders *policyFolders
+	keep    *keeper
+
+	mu       sync.Mutex
+	compiled policy.Evaluator
+	at       string // the commits that compiled is of
+}
+
+// Evaluate implements [policy.Evaluator]. The decision rests on the bundles, by
+// their digests and commits, and on whoever signed them.
+func (p *bundledPolicies) Evaluate(ctx context.Context, in policy.Input) (policy.Decision, error) {
+	var rests []verify.Anchor
+	folders := p.folders.of(p.sets)
+	for _, set := range p.sets {
+		if set.Git != nil {
+			folder, ok := folders[set.Name]
+			if !ok {
+				return policy.Decision{}, fault.New(fault.Waiting, "holdfast.policies", "see holdfast status: is the repository read and accepted?",
+					"policy set %s: no verified commit of repository %s yet", set.Name, set.Git.Repository)
+			}
+			rests = append(rests, folder.rests...)
+		}
+		if set.OCI == "" {
+			continue
+		}
+		repository, d := set.Artifact()
+		e, err := p.trust.evidence(ctx, verify.KindPolicy, repository, digest.Digest(d))
+		if err != nil {
+			return policy.Decision{}, fault.Wrap(fault.Transient, "holdfast.policies", "", fmt.Errorf("policy set %s: %w", set.Name, err))
+		}
+		rests = append(append(rests, e.RestsOn...), verify.Anchor{Kind: verify.AnchorPolicy, Value: d})
+	}
+	ev, err := p.compile(ctx, folders)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	d, err := ev.Evaluate(ctx, in)
+	d.RestsOn = verify.Anchors(rests)
+	return d, err
+}
+
+// complete reports whether there is a folder for each set that is in a repository.
+func (p *bundledPolicies) complete(folders map[string]policyFolder) bool {
+	return !slices.ContainsFunc(p.sets, func(s config.Policy) bool { _, ok := folders[s.Name]; return s.Git != nil && !ok })
+}
+
+// commits names what the policies are compiled of.
+func (p *bundledPolicies) commits(folders map[string]policyFolder) string {
+	var out []string
+	for _, set := range p.sets {
+		out = append(out, set.Name+"@"+folders[set.Name].commit)
+	}
+	return strings.Join(out, " ")
+}
+
+func (p *bundledPolicies) compile(ctx context.Context, folders map[string]policyFolder) (policy.Evaluator, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := p.commits(folders)
+	if p.compiled != nil && p.at == at {
+		return p.compiled, nil
+	}
+	ev, err := p.build(ctx, folders)
+	if err == nil {
+		p.compiled, p.at = ev, at
+	}
+	return ev, err
+}
+
+// use makes ev, which is of those folders, what judges from now on.
+func (p *bundledPolicies) use(ev policy.Evaluator, folders map[string]policyFolder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.compiled, p.at = ev, p.commits(folders)
+}
+
+// build compiles the policies with those folders.
+func (p *bundledPolicies) build(ctx context.Context, folders map[string]policyFolder) (policy.Evaluator, error) {
+	rc := p.config
+	rc.Bundles = slices.Clone(rc.Bundles)
+	for _, set := range p.sets {
+		if set.OCI != "" {
+			files, err := p.trust.policies(ctx, &set)
+			if err != nil {
+				return nil, err
+			}
+			rc.Bundles = append(rc.Bundles, rego.Bundle{Name: set.Name, FS: files})
+		}
+		if set.Git != nil {
+			b := folders[set.Name].files.Bundle()
+			b.Name = "git/" + set.Name
+			rc.Bundles = append(rc.Bundles, b)
+		}
+	}
+	return p.keep.evaluator(ctx, rc)
+}
