@@ -32,14 +32,16 @@ func newCommitVerifier(rc *config.Repository, trust *config.Trust, revoked *veri
 	if rc.Tag != "" {
 		c.Tags = &commit.Tags{Pattern: rc.Tag, Signers: rc.Commits.TagSigners}
 	}
+	asked := rc.Commits.Sources()
+	c.Asked = asked[0]
 	for i := range rc.Commits.Rules {
-		c.Rules = append(c.Rules, commitRule(&rc.Commits.Rules[i]))
+		c.Rules = append(c.Rules, commitRule(&rc.Commits.Rules[i], asked[i+1]))
 	}
 	return commit.New(c)
 }
 
-func commitRule(r *config.CommitRule) commit.Rule {
-	out := commit.Rule{Paths: r.Paths, Signers: r.Signers, Owners: r.Owners, UserVerified: r.UserVerified}
+func commitRule(r *config.CommitRule, asked string) commit.Rule {
+	out := commit.Rule{Asked: asked, Paths: r.Paths, Signers: r.Signers, Owners: r.Owners, UserVerified: r.UserVerified}
 	if a := r.Approvals; a != nil {
 		out.Approvals = &commit.Approvals{Threshold: a.Threshold, Signers: a.Signers}
 	}

@@ -92,6 +92,8 @@ type trusted struct {
 	Files      map[string][]byte  `json:"files"`
 	// Asked says where the rules stood in his file, by their names.
 	Asked map[string]string `json:"asked,omitempty"`
+	// Sources are those of the rules about commits.
+	Sources []string `json:"sources,omitempty"`
 }
 
 // artifactRules is the document of whom to trust about artifacts.
@@ -110,7 +112,7 @@ func artifactRules(t *config.Trust, rules []verify.Rule, seen map[string][]byte)
 // commitTrust is the document of whom to trust about the commits of a repository.
 func commitTrust(rc *config.Repository, t *config.Trust, seen map[string][]byte) trusted {
 	return trusted{
-		Trust: config.Trust{Roots: t.Roots}, Files: seen,
+		Trust: config.Trust{Roots: t.Roots}, Files: seen, Sources: rc.Commits.Sources(),
 		Repository: &config.Repository{Name: rc.Name, URL: rc.URL, Branch: rc.Branch, Tag: rc.Tag, Anchor: rc.Anchor, Commits: rc.Commits},
 	}
 }
@@ -323,6 +325,8 @@ func (p player) read(ctx context.Context, d digest.Digest, into any) error {
 
 // again judges one thing again, and compares.
 func (p player) again(ctx context.Context, then verify.Evidence, env string, judge func(context.Context, string, verify.Inputs, trusted) (verify.Evidence, error)) replayed {
+	// Whether an artifact came after the last one is not about it alone.
+	then.Checks = slices.DeleteFunc(slices.Clone(then.Checks), func(c verify.Check) bool { return c.Name == checkOrder })
 	out := replayed{What: then.Subject.Kind, Name: cmp.Or(then.Subject.Pinned(), then.Subject.Name), Then: then.Verified()}
 	if then.Inputs == "" {
 		out.Why = "what it was judged by was not kept"
@@ -380,6 +384,7 @@ func (p player) commit(ctx context.Context, _ string, in verify.Inputs, whom tru
 	if whom.Repository == nil {
 		return verify.Evidence{}, errors.New("nothing says who might sign commits")
 	}
+	whom.Repository.Commits.SetSources(whom.Sources)
 	v, err := newCommitVerifier(whom.Repository, &whom.Trust, revocations(in), from(whom.Files))
 	if err != nil {
 		return verify.Evidence{}, err
@@ -457,9 +462,7 @@ func differences(then, now verify.Evidence) []string {
 	for i := range max(len(then.Checks), len(now.Checks)) {
 		switch {
 		case i >= len(now.Checks):
-			if then.Checks[i].Name != checkOrder { // it is not about the artifact alone
-				out = append(out, fmt.Sprintf("%s is not checked any more", then.Checks[i].Name))
-			}
+			out = append(out, fmt.Sprintf("%s is not checked any more", then.Checks[i].Name))
 		case i >= len(then.Checks):
 			out = append(out, fmt.Sprintf("%s was not checked", now.Checks[i].Name))
 		case !reflect.DeepEqual(then.Checks[i], now.Checks[i]):

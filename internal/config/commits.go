@@ -14,6 +14,8 @@ type Commits struct {
 	Owners     map[string][]string `json:"owners,omitempty" jsonschema_description:"Whom the names in CODEOWNERS mean: @user, @organisation/team or an email, each with names of signers."`
 	TagSigners []string            `json:"tagSigners,omitempty" jsonschema_description:"Names of signers who may sign the tags that are followed; required with tag."`
 	Repository string              `json:"repository,omitempty" jsonschema_description:"URI of the repository in approvals and source attestations; by default https:// and the host and path of url, without .git."`
+
+	source string // file:line of the rules
 }
 
 // Signer is a person or a machine that signs commits.
@@ -37,6 +39,8 @@ type CommitRule struct {
 	UserVerified bool             `json:"userVerified,omitempty" jsonschema_description:"Ask that the commit, and each approval, was signed by a security key which verified who was there."`
 	ForgeMerges  *ForgeMerges     `json:"forgeMerges,omitempty" jsonschema_description:"Take merge commits that a forge makes with its own key as changes of whoever signed what was merged."`
 	Source       *CommitSource    `json:"source,omitempty" jsonschema_description:"Ask for a SLSA verification summary of the source track, in the notes refs/notes/commits."`
+
+	source string // file:line
 }
 
 // CommitApprovals asks for approvals.
@@ -77,6 +81,27 @@ func (c *Commits) complete(dir string) {
 }
 
 // commits checks who may change what.
+// Sources returns "FILE:LINE" of the rules together, and of each of them.
+func (c *Commits) Sources() []string {
+	out := []string{c.source}
+	for _, r := range c.Rules {
+		out = append(out, r.source)
+	}
+	return out
+}
+
+// SetSources sets what Sources returned of the file that c came from.
+func (c *Commits) SetSources(list []string) {
+	for i, at := range list {
+		switch {
+		case i == 0:
+			c.source = at
+		case i <= len(c.Rules):
+			c.Rules[i-1].source = at
+		}
+	}
+}
+
 func (c checker) commits(at string, r *Repository) {
 	if len(r.Commits.Signers) == 0 {
 		c.wrong(at, "name at least one signer: an unsigned history is not trusted", "commits.signers is empty")
@@ -85,7 +110,9 @@ func (c checker) commits(at string, r *Repository) {
 	if len(r.Commits.Rules) == 0 {
 		c.wrong(at, "allow paths to signers, for example {paths: [\"**\"], signers: [alice]}", "commits.rules is empty")
 	}
+	r.Commits.source = c.at(at + ".rules")
 	for i := range r.Commits.Rules {
+		r.Commits.Rules[i].source = c.at(fmt.Sprintf("%s.rules[%d]", at, i))
 		c.commitRule(fmt.Sprintf("%s.rules[%d]", at, i), &r.Commits.Rules[i], &r.Commits, known)
 	}
 	for name, signers := range r.Commits.Owners {

@@ -144,8 +144,8 @@ func (w *walk) approve(ctx context.Context, s *step, rules []Rule) error {
 			}
 		}
 		if count < r.Approvals.Threshold {
-			return s.waiting(w.v.hintApprove(s.id), "approved by %d of %s, and %d are asked for%s",
-				count, strings.Join(distinct(r.Approvals.Signers), ", "), r.Approvals.Threshold, reasons(why))
+			return r.lacks(s.waiting(w.v.hintApprove(s.id), "approved by %d of %s, and %d are asked for%s",
+				count, strings.Join(distinct(r.Approvals.Signers), ", "), r.Approvals.Threshold, reasons(why)))
 		}
 	}
 	return nil

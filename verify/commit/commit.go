@@ -68,6 +68,8 @@ type Config struct {
 	Anchor  string
 	Signers []Signer
 	Rules   []Rule
+	// Asked says where the rules are, for people: "holdfast.yaml:9".
+	Asked string
 	// Owners says whom the names in CODEOWNERS mean: names of Signers.
 	Owners map[string][]string
 	// Tags is set where tags are followed instead of a branch.
@@ -110,6 +112,7 @@ type Verifier struct {
 	anchor     string
 	most       int
 	uri, ref   string
+	asked      string
 	keys       keyring
 	revoked    *verify.Revocations
 	rules      []Rule
@@ -137,7 +140,7 @@ func New(c Config) (*Verifier, error) {
 	if c.MaxCommits < 0 {
 		return invalid("use a positive number", "maxCommits is negative")
 	}
-	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, revoked: c.Revocations, uri: c.URI, ref: c.Ref}
+	v := &Verifier{repository: c.Repository, anchor: c.Anchor, most: c.MaxCommits, revoked: c.Revocations, uri: c.URI, ref: c.Ref, asked: c.Asked}
 	if v.most == 0 {
 		v.most = defaultMaxCommits
 	}
@@ -236,8 +239,12 @@ func (v *Verifier) judgeAll(ctx context.Context, h History, ev verify.Evidence, 
 // refused adds the failed check that err stands for, if it is a refusal.
 func (v *Verifier) refused(ev verify.Evidence, id string, err error) (verify.Evidence, error) {
 	if k := fault.KindOf(err); k == fault.Denied || k == fault.Waiting {
+		asked := v.asked
+		if by, ok := errors.AsType[byRule](err); ok {
+			asked = by.asked
+		}
 		ev.Checks = append(ev.Checks, verify.Check{Name: "commit", OK: false, Found: err.Error(), Want: "a step that is signed and permitted by a rule",
-			Detail: short(id), Next: fault.HintOf(err)})
+			Detail: short(id), Asked: asked, Next: fault.HintOf(err)})
 	}
 	return ev, err
 }

@@ -32,6 +32,24 @@ type Rule struct {
 	// Source asks that a verifier of the source vouches for the commit, or for a
 	// later one of the same history.
 	Source *Source
+	// Asked says where the rule is, for people: "holdfast.yaml:12".
+	Asked string
+}
+
+// byRule is what one rule asks for and a step lacks.
+type byRule struct {
+	error
+	asked string
+}
+
+func (e byRule) Unwrap() error { return e.error }
+
+// lacks says which rule asked for what is missing.
+func (r Rule) lacks(err error) error {
+	if err == nil {
+		return nil
+	}
+	return byRule{err, r.Asked}
 }
 
 // Approvals asks for approvals: signed documents that name repository, ref and

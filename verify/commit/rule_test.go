@@ -536,3 +536,27 @@ func FuzzParseNote(f *testing.F) {
 		}
 	})
 }
+
+// TestWhereItIsAsked: each check names the rule that asked for it.
+func TestWhereItIsAsked(t *testing.T) {
+	t.Parallel()
+	r := newRepo(t)
+	one := r.commit("README", r.by(r.alice))
+	two := r.commit("apps/a", r.by(r.bob))
+	three := r.commit("infra/b", r.by(r.alice))
+	c := r.approving(1)
+	c.Asked = "holdfast.yaml:9"
+	for i := range c.Rules {
+		c.Rules[i].Asked = fmt.Sprintf("holdfast.yaml:%d", 10+i)
+	}
+	for _, want := range []struct{ from, head, asked string }{
+		{one, two, "holdfast.yaml:11"},   // permitted
+		{two, three, "holdfast.yaml:12"}, // approvals are asked for
+		{three, r.commit("README", r.by(r.bob)), "holdfast.yaml:9"},
+	} {
+		ev, _ := r.verify(c, want.from, want.head)
+		if last := ev.Checks[len(ev.Checks)-1]; last.Asked != want.asked {
+			t.Errorf("asked at %q, want %q: %+v", last.Asked, want.asked, last)
+		}
+	}
+}

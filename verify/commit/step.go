@@ -29,6 +29,7 @@ type step struct {
 	merger *match // the forge that made the merge; nil if by did
 	paths  int
 	asked
+	at []string // where the rules that apply to it are
 }
 
 // asked is what the rules that apply to a step ask for, and what was found.
@@ -59,7 +60,7 @@ func (s step) checks(id string) []verify.Check {
 	if s.merger != nil {
 		text = fmt.Sprintf("%s merged by %s (%s) what %s (%s) signed, for %d paths", short(id), s.merger.signer, s.merger, s.by.signer, s.by, s.paths)
 	}
-	out := []verify.Check{{Name: "commit", OK: true, Detail: text}}
+	out := []verify.Check{{Name: "commit", OK: true, Detail: text, Asked: strings.Join(s.at, ", ")}}
 	if len(s.approvals) > 0 {
 		var who []string
 		for _, a := range s.approvals {
@@ -137,6 +138,12 @@ func (w *walk) judge(ctx context.Context, i int) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
+	for _, r := range rules {
+		if r.Asked != "" {
+			s.at = append(s.at, r.Asked)
+		}
+	}
+	rules = slices.DeleteFunc(rules, func(r Rule) bool { return !r.demands() })
 	return s, w.satisfy(ctx, i, &s, parent, rules, owned)
 }
 
@@ -194,7 +201,7 @@ func (v *Verifier) applying(s step, paths []string) (rules []Rule, owned []strin
 		}
 	}
 	for i, r := range v.rules {
-		if use[i] && r.demands() {
+		if use[i] {
 			rules = append(rules, r)
 		}
 	}
@@ -209,7 +216,7 @@ func (w *walk) satisfy(ctx context.Context, i int, s *step, parent string, rules
 	for _, r := range rules {
 		if r.UserVerified && !s.by.userVerified {
 			err := errNotVerified(s.by.signer)
-			return s.denied(fault.HintOf(err), "%w", err)
+			return r.lacks(s.denied(fault.HintOf(err), "%w", err))
 		}
 	}
 	if slices.ContainsFunc(rules, func(r Rule) bool { return r.Approvals != nil || r.Owners }) {
@@ -219,7 +226,7 @@ func (w *walk) satisfy(ctx context.Context, i int, s *step, parent string, rules
 	}
 	if len(owned) > 0 {
 		if err := w.own(ctx, s, parent, owned); err != nil {
-			return err
+			return rules[slices.IndexFunc(rules, func(r Rule) bool { return r.Owners })].lacks(err)
 		}
 	}
 	for _, r := range rules {
@@ -227,7 +234,7 @@ func (w *walk) satisfy(ctx context.Context, i int, s *step, parent string, rules
 			continue
 		}
 		if err := w.vouch(ctx, i, s, *r.Source); err != nil {
-			return err
+			return r.lacks(err)
 		}
 	}
 	return nil
