@@ -76,6 +76,7 @@ func Run(t *testing.T, bed Bed) {
 	}
 	t.Run("one verification for many askers", s.once)
 	t.Run("weak keys", s.weak)
+	s.companies(t)
 }
 
 // set returns the verifiers under test for r, in which nothing is revoked.
