@@ -64,6 +64,9 @@ type Attestor interface {
 	// Platforms returns the runnable manifests of an index, and nothing for a
 	// plain image.
 	Platforms(ctx context.Context, s Subject) ([]Platform, error)
+	// Single returns an error unless s is one manifest and not an index, whatever the
+	// index calls it that names it.
+	Single(ctx context.Context, s Subject) error
 	// Exists returns an error unless the artifact itself can be seen: registries
 	// hide what one may not see, and then a lack of evidence says nothing.
 	Exists(ctx context.Context, s Subject) error

@@ -156,8 +156,22 @@ func (v *Verifier) Verify(ctx context.Context, s verify.Subject) (verify.Evidenc
 	return e, err
 }
 
-// platforms returns those platforms of an index that are to run.
+// platforms returns those platforms of an index that are to run, each one manifest.
 func (v *Verifier) platforms(ctx context.Context, s verify.Subject) ([]verify.Platform, error) {
+	out, err := v.chosen(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, p := range out {
+		g.Go(func() error { return v.sources[0].Single(ctx, p.Subject) })
+	}
+	return out, g.Wait()
+}
+
+// chosen returns those platforms that an index has of those that are to run.
+func (v *Verifier) chosen(ctx context.Context, s verify.Subject) ([]verify.Platform, error) {
 	all, err := v.sources[0].Platforms(ctx, s)
 	if err != nil || len(all) == 0 || len(s.Platforms) == 0 {
 		return all, err

@@ -33,6 +33,7 @@ type shelf struct {
 	gone       error
 	down       error
 	asked      atomic.Int32
+	nested     digest.Digest // is an index, whatever the index calls it
 }
 
 func (s *shelf) Attestations(_ context.Context, sub verify.Subject) ([]verify.Statement, []verify.Rejected, error) {
@@ -41,6 +42,12 @@ func (s *shelf) Attestations(_ context.Context, sub verify.Subject) ([]verify.St
 }
 func (s *shelf) Platforms(context.Context, verify.Subject) ([]verify.Platform, error) {
 	return s.platforms, nil
+}
+func (s *shelf) Single(_ context.Context, sub verify.Subject) error {
+	if sub.Digest == s.nested {
+		return fault.New(fault.Denied, "test", "", "an index inside an index")
+	}
+	return nil
 }
 func (s *shelf) Exists(context.Context, verify.Subject) error { return s.gone }
 func (s *shelf) Fingerprint(_ context.Context, sub verify.Subject) (digest.Digest, error) {
@@ -316,5 +323,19 @@ func TestFingerprint(t *testing.T) {
 			t.Errorf("%s, %v: it did not change", d, err)
 		}
 		seen = append(seen, d)
+	}
+}
+
+// TestNestedIndexes: of what an index calls an image each that is to run is looked into.
+func TestNestedIndexes(t *testing.T) {
+	t.Parallel()
+	s := &shelf{platforms: []verify.Platform{{Name: "linux/amd64", Subject: verify.Subject{Digest: amd64}}, {Name: "linux/arm64", Subject: verify.Subject{Digest: arm64}}}, nested: arm64}
+	s.put(signed("a"))
+	v := verifier(t, s, signatureBy(0, "a"))
+	if _, err := v.Verify(t.Context(), verify.Subject{Digest: image}); fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "an index inside an index") {
+		t.Errorf("accepted, or %v", err)
+	}
+	if _, err := v.Verify(t.Context(), verify.Subject{Digest: image, Platforms: []string{"linux/amd64"}}); err != nil {
+		t.Errorf("what does not run is in the way: %v", err)
 	}
 }

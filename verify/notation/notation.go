@@ -114,6 +114,11 @@ func (v *Verifier) Platforms(ctx context.Context, s verify.Subject) ([]verify.Pl
 	return v.client.Platforms(ctx, s)
 }
 
+// Single implements [verify.Attestor].
+func (v *Verifier) Single(ctx context.Context, s verify.Subject) error {
+	return v.client.Single(ctx, s)
+}
+
 // Exists implements [verify.Attestor].
 func (v *Verifier) Exists(ctx context.Context, s verify.Subject) error {
 	return v.client.Exists(ctx, s)

@@ -29,6 +29,24 @@ func (c *Client) Exists(ctx context.Context, s verify.Subject) error {
 	return err
 }
 
+// Single returns an error of kind fault.Denied if s is an index: what an index calls
+// an image is looked into before it is believed.
+func (c *Client) Single(ctx context.Context, s verify.Subject) error {
+	const op = "verify/registry.Single"
+	b, err := c.Manifest(ctx, s.Name, s.Digest)
+	if err != nil {
+		return fault.Wrap(fault.Transient, op, "", err)
+	}
+	kind, err := MediaType(b)
+	if err == nil && types.MediaType(kind).IsIndex() {
+		err = errors.New("an index inside an index")
+	}
+	if err != nil {
+		return fault.New(fault.Denied, op, "push one index with all platforms", "%s: %w", s.Pinned(), err)
+	}
+	return nil
+}
+
 // MediaType returns the media type of a manifest: the one that it says it has,
 // or, where it says none, the one that its content has. A document that two readers
 // could take for different things is refused (CVE-2021-41190).

@@ -72,3 +72,20 @@ func TestExists(t *testing.T) {
 		}
 	}
 }
+
+// TestSingle: what a manifest is, it says itself.
+func TestSingle(t *testing.T) {
+	t.Parallel()
+	for manifest, want := range map[string]string{
+		`{"schemaVersion":2,"config":{},"layers":[]}`:                                                       "",
+		`{"schemaVersion":2,"manifests":[]}`:                                                                "an index inside an index",
+		`{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}`:                                        "not a manifest",
+		`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","config":{},"layers":[]}`: "and is not",
+	} {
+		host := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, manifest) })
+		err := plain(t, host).Single(t.Context(), verify.Subject{Name: host + "/app", Digest: digest.FromString(manifest)})
+		if (err == nil) != (want == "") || err != nil && (fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v", manifest, err)
+		}
+	}
+}
