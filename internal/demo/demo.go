@@ -333,6 +333,17 @@ func (s *story) ledger(ctx context.Context) error {
 			out, err := s.holdfast(ctx, "ledger", "verify", "-c", s.world.Config)
 			return strings.TrimSpace(out), err
 		}),
+		s.step("each verdict is reached again, from a copy and its public key alone", func(ctx context.Context) (string, error) {
+			dir := filepath.Join(s.world.Dir, "auditor")
+			if err := os.CopyFS(dir, os.DirFS(filepath.Join(s.world.StateDir, "ledger"))); err != nil {
+				return "", err
+			}
+			out, err := s.holdfast(ctx, "ledger", "replay", "--all", "--dir", dir, "--key", filepath.Join(s.world.StateDir, "ledger.pub"))
+			if err != nil {
+				return "", fmt.Errorf("%w\n%s", err, out)
+			}
+			return fmt.Sprintf("%d verdicts about commits, images and plans, the same word for word", strings.Count(out, "✓")), nil
+		}),
 		s.step("a copy in which one byte of history was changed does not", func(ctx context.Context) (string, error) {
 			dir := filepath.Join(s.world.Dir, "tampered")
 			if err := os.CopyFS(dir, os.DirFS(filepath.Join(s.world.StateDir, "ledger"))); err != nil {
