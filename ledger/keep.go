@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"maps"
 	"sync"
 
@@ -21,9 +22,10 @@ type kept struct {
 }
 
 // Keep stores a document and returns its digest at once; empty for one that is
-// larger than [MaxBody]. An entry that is appended later is not in the log before
-// the document is durable: what cannot be stored fails that entry. A revocation or a
-// suspension does not wait.
+// larger than [MaxBody], or that comes while the disk takes nothing and too much waits
+// already. An entry with a body that names the document is not in the log before that
+// is durable, with all that was given before it: what cannot be stored fails that
+// entry, and no other.
 func (l *Ledger) Keep(doc []byte) digest.Digest {
 	if len(doc) > MaxBody {
 		return ""
@@ -40,7 +42,10 @@ func (l *Ledger) Keep(doc []byte) digest.Digest {
 	full := l.kept.bytes > maxKept
 	l.kept.mu.Unlock()
 	if full {
-		_ = l.writeKept() // the next entry tries again, and says why not
+		if l.writeKept() != nil { // a disk that takes nothing: it is not held in memory for ever
+			l.forget(d)
+			return ""
+		}
 		return d
 	}
 	l.qmu.Lock()
@@ -49,6 +54,28 @@ func (l *Ledger) Keep(doc []byte) digest.Digest {
 		l.commits.Go(func() { _ = l.writeKept() }) // as above
 	}
 	return d
+}
+
+func (l *Ledger) forget(d digest.Digest) {
+	l.kept.mu.Lock()
+	defer l.kept.mu.Unlock()
+	l.kept.bytes -= len(l.kept.pending[d])
+	delete(l.kept.pending, d)
+}
+
+// named reports whether one of the bodies names a document that is still to be
+// written.
+func (l *Ledger) named(bodies map[string][]byte) bool {
+	l.kept.mu.Lock()
+	defer l.kept.mu.Unlock()
+	for d := range l.kept.pending {
+		for _, b := range bodies {
+			if bytes.Contains(b, []byte(d)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // writeKept makes all documents durable that were given to Keep before.

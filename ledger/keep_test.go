@@ -1,6 +1,8 @@
 package ledger_test
 
 import (
+	"bytes"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,7 +24,10 @@ func TestKeep(t *testing.T) {
 	if d != digest.FromBytes(doc) {
 		t.Fatalf("kept as %q", d)
 	}
-	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil); err != nil {
+	naming := func(d digest.Digest) map[string][]byte {
+		return map[string][]byte{"evidence": []byte(`{"inputs":"` + d.String() + `"}`)}
+	}
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, naming(d)); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := l.Body(t.Context(), d); err != nil || string(b) != string(doc) {
@@ -39,13 +44,23 @@ func TestKeep(t *testing.T) {
 	if err := os.WriteFile(bodies, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	big := make([]byte, 40<<20)
 	late := []byte(`{"answers":{"late":""}}`)
 	d = l.Keep(late)
-	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil); fault.KindOf(err) != fault.Transient {
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, naming(d)); fault.KindOf(err) != fault.Transient {
 		t.Errorf("an entry without what it was judged by: %v", err)
 	}
-	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Revoked, Outcome: "key", Subject: "x"}, nil); err != nil {
-		t.Errorf("a revocation waits for the documents of others: %v", err)
+	for _, e := range []ledger.Entry{{Type: ledger.Revoked, Outcome: "key", Subject: "x"}, {Type: ledger.Seen}} {
+		if _, err := l.Append(t.Context(), e, nil); err != nil {
+			t.Errorf("a %s waits for the documents of others: %v", e.Type, err)
+		}
+	}
+	for range 3 {
+		l.Keep(make([]byte, 40<<20))
+		rand.Read(big)
+		if full := l.Keep(bytes.Clone(big)); full != "" {
+			t.Error("a disk that takes nothing fills the memory")
+		}
 	}
 	if err := os.Remove(bodies); err != nil {
 		t.Fatal(err)
@@ -53,7 +68,7 @@ func TestKeep(t *testing.T) {
 	if err := os.Rename(bodies+".away", bodies); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, nil); err != nil {
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, naming(d)); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := l.Body(t.Context(), d); err != nil || string(b) != string(late) {

@@ -338,7 +338,7 @@ func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) 
 		}
 		e.Intent = new(*e.Intent) // the caller may change its own
 	}
-	if !e.Type.narrows() {
+	if l.named(bodies) {
 		if err := l.writeKept(); err != nil {
 			return 0, diskFault(op, err)
 		}

@@ -84,9 +84,11 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 	ctx, span := begin(ctx, s, b)
 	s.remember(span)
 	defer func() { endSpan(span, r.Scrub, err) }()
-	if err := r.knows(ctx, b.Environment, s.repo); err != nil {
-		r.claim(ctx, s, b)
-		return nil, err
+	for _, repo := range append([]string{s.repo}, b.JudgedBy...) {
+		if err := r.knows(ctx, b.Environment, repo); err != nil {
+			r.claim(ctx, s, b)
+			return nil, err
+		}
 	}
 	if err := r.Revocations.Check(b.commit.RestsOn...); err != nil {
 		r.claim(ctx, s, b)
@@ -103,7 +105,7 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 		}
 	}
 	if r.Verified != nil {
-		r.Verified(b.Environment, p.Report)
+		r.Verified(ctx, b.Environment, p.Report)
 	}
 	r.recordLater(ctx, s.entry(ledger.Verified, "ok", fmt.Sprintf("%d artifacts", len(p.Report.Evidence))), bodies(map[string]any{"evidence": p.Report}))
 	r.recordLater(ctx, s.entry(ledger.Decided, "ok", p.Plan.Summary()), bodies(map[string]any{"rendered": p.Rendered, "planned": p.Planned}))
@@ -262,8 +264,10 @@ func (r *Reconciler) apply(ctx context.Context, s *stack, b basis, p *Proposal, 
 	if err := r.Revocations.Check(p.rests()...); err != nil { // revoked since it was judged
 		return err
 	}
-	if err := r.marked(ctx, b.Environment, s.repo); err != nil {
-		return err
+	for _, repo := range append([]string{s.repo}, b.JudgedBy...) {
+		if err := r.marked(ctx, b.Environment, repo); err != nil {
+			return err
+		}
 	}
 	grant, err := r.pass(ctx, b, func(ctx context.Context) (gate.Grant, error) { return r.Gate.Admit(ctx, p.request()) })
 	if err != nil {

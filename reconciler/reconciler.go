@@ -47,6 +47,9 @@ type Stack struct {
 	Drift       drift.Rules
 	Schedule    cron.Schedule // of the full comparison
 	Policy      policy.Evaluator
+	// JudgedBy are the repositories that its policies come from: a daemon that knows
+	// less of one of them than its mark says judges nothing.
+	JudgedBy []string
 	// Build makes the stack's target. It is called once, when the stack starts
 	// to run, and not for a stack that is running already.
 	Build func() (targets.Target, error)
@@ -91,8 +94,9 @@ type Repository struct {
 	// judges nothing.
 	Follows func(ctx context.Context, from, head string) error
 	// Take is optional. It is told the newest verified revision before its stacks are
-	// discovered, and may refuse it: then the one before goes on being enforced.
-	Take func(ctx context.Context, snap *sources.Snapshot, commit verify.Evidence) error
+	// discovered, and says whether that changes what stacks are judged by. It may
+	// refuse it: then the one before goes on being enforced, over a restart too.
+	Take func(ctx context.Context, snap *sources.Snapshot, commit verify.Evidence) (changed bool, err error)
 	// Discover returns the stacks of a snapshot whose commit was authorised. A
 	// stack that cannot run carries its Err; an error means that nothing could
 	// be discovered at all.
@@ -151,7 +155,7 @@ type Config struct {
 	Events func(Event)
 	// Verified is optional. It is called with what was verified for a deployment, and
 	// must not block.
-	Verified func(environment string, report verify.Report)
+	Verified func(ctx context.Context, environment string, report verify.Report)
 }
 
 // Validate reports what is missing.

@@ -148,7 +148,7 @@ func (r *Reconciler) watchAge(ctx context.Context, repo *repository) {
 	}
 	st, confirmed := repo.snapshotStatus(), repo.confirmed()
 	if repo.MaxAge > 0 && st.Verified != "" && confirmed.Sub(repo.since) > repo.MaxAge/8 {
-		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Seen: st.seen, Confirmed: confirmed}); err != nil {
+		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Enforced: repo.taken(), Seen: st.seen, Confirmed: confirmed}); err != nil {
 			r.Log.WarnContext(ctx, "repository state not kept", slog.String("repository", repo.Name), slog.String("error", err.Error()))
 		} else {
 			repo.since = confirmed
@@ -245,14 +245,27 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	}
 	// The mark comes first: once anything of this commit is in the world, no
 	// restart may go back behind it.
-	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Seen: repo.seen, Confirmed: time.Now().UTC()}); err != nil {
+	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), Seen: repo.seen, Confirmed: time.Now().UTC()}); err != nil {
 		return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 	}
 	repo.note(func(st *RepositoryStatus) { st.Verified, st.seen = head.ID, repo.seen })
 	r.markSoon(ctx, repo)
 	r.recordLater(ctx, ledger.Entry{Type: ledger.Verified, Revision: head.Source + "@" + head.ID, Outcome: "ok"}, bodies(map[string]any{"commit": commit}))
 	r.Log.InfoContext(ctx, "verified commit", slog.String("repository", repo.Name), slog.String("commit", head.ID), slog.String("since", verified))
-	return commit, r.take(ctx, repo, snap, commit, repo.seen)
+	if err := r.take(ctx, repo, snap, commit, repo.seen); err != nil || repo.Take == nil {
+		return commit, err
+	}
+	err = r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), Seen: repo.seen, Confirmed: time.Now().UTC()})
+	return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
+}
+
+// taken returns the commit that is enforced where that may be another one than the
+// newest verified one.
+func (r *repository) taken() string {
+	if r.Take == nil {
+		return ""
+	}
+	return r.snapshotStatus().Enforced
 }
 
 // judgeDenied has every stack that is denied judged again: what denied it may have
@@ -272,10 +285,13 @@ func (r *Reconciler) judgeDenied() {
 // not what is asked for.
 func (r *Reconciler) take(ctx context.Context, repo *repository, snap *sources.Snapshot, commit verify.Evidence, seen time.Time) error {
 	if repo.Take != nil {
-		if err := repo.Take(ctx, snap, commit); err != nil {
+		changed, err := repo.Take(ctx, snap, commit)
+		if err != nil {
 			return err
 		}
-		r.judgeDenied()
+		if changed {
+			defer r.judgeDenied()
+		}
 	}
 	found, err := r.discover(ctx, repo, snap)
 	if err != nil {

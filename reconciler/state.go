@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,8 +30,11 @@ type stateDir string
 
 // repositoryState is what is kept about a repository.
 type repositoryState struct {
-	Verified string    `json:"verified"` // newest commit that was authorised
-	Seen     time.Time `json:"seen"`     // when it was first seen: signatures are judged at this time
+	Verified string `json:"verified"` // newest commit that was authorised
+	// Enforced is the commit that was taken, where the newest one may be refused
+	// after it was authorised; empty: Verified.
+	Enforced string    `json:"enforced,omitempty"`
+	Seen     time.Time `json:"seen"` // when it was first seen: signatures are judged at this time
 	// Confirmed is when the source last said which commit is the newest, give or
 	// take an eighth of the repository's maxAge.
 	Confirmed time.Time `json:"confirmed,omitzero"`
@@ -221,13 +225,17 @@ func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st 
 		repo.since = st.Confirmed
 	}
 	repo.note(func(s *RepositoryStatus) { s.Verified, s.seen = st.Verified, st.Seen })
-	newest, commit, err := r.past(ctx, repo, st.Verified, st.Seen)
+	newest, commit, err := r.past(ctx, repo, cmp.Or(st.Enforced, st.Verified), st.Seen)
 	if err != nil {
 		return err
 	}
 	repo.head, repo.seen = st.Verified, st.Seen
 	if err := r.take(ctx, repo, newest, commit, st.Seen); err != nil {
-		return err
+		if repo.Take == nil {
+			return err
+		}
+		// What it would be judged by says nothing about what was granted before.
+		r.Log.WarnContext(ctx, "revision not taken", slog.String("repository", repo.Name), slog.String("error", r.Scrub(err.Error())))
 	}
 	history := &past{r: r, repo: repo, newest: newest.Revision, found: map[string][]basis{}}
 	for name, st := range r.kept {

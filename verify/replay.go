@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"sync"
 	"time"
@@ -29,7 +30,13 @@ type Inputs struct {
 	// was nothing. Content has the answers by their digest.
 	Answers map[string]digest.Digest `json:"answers"`
 	Content map[digest.Digest][]byte `json:"content"`
+	// TooMuch says that the answers are more than are kept: Content is not complete.
+	TooMuch bool `json:"-"`
 }
+
+// MaxAnswers is how many bytes of answers are kept for one verdict. Honest ones are
+// a hundredth of that.
+const MaxAnswers = 32 << 20
 
 // Keeper keeps what a verdict was reached with. It returns the digest of the document
 // at once, or nothing where it may not be kept, and MUST have it stored before an
@@ -42,6 +49,7 @@ type Answers struct {
 	mu      sync.Mutex
 	by      map[string]digest.Digest
 	content map[digest.Digest][]byte
+	bytes   int
 }
 
 // NewAnswers returns an empty collection.
@@ -63,7 +71,20 @@ func (a *Answers) AddDigest(request string, d digest.Digest, answer []byte) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.by[request], a.content[d] = d, answer
+	a.put(request, d, answer)
+}
+
+// put is AddDigest with a.mu held. What is too much is not held on to.
+func (a *Answers) put(request string, d digest.Digest, answer []byte) {
+	a.by[request] = d
+	if _, ok := a.content[d]; ok || a.bytes > MaxAnswers {
+		return
+	}
+	if a.bytes += len(answer) + len(request); a.bytes > MaxAnswers {
+		clear(a.content)
+		return
+	}
+	a.content[d] = answer
 }
 
 // None notes that there was nothing.
@@ -82,21 +103,44 @@ func (a *Answers) Merge(o *Answers) {
 		return
 	}
 	o.mu.Lock()
-	by, content := maps.Clone(o.by), maps.Clone(o.content)
+	by, content, over := maps.Clone(o.by), maps.Clone(o.content), o.bytes > MaxAnswers
 	o.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	maps.Copy(a.by, by)
-	maps.Copy(a.content, content)
+	for request, d := range by {
+		if d == "" {
+			a.by[request] = d
+		} else {
+			a.put(request, d, content[d])
+		}
+	}
+	if over {
+		a.bytes = MaxAnswers + 1
+		clear(a.content)
+	}
 }
 
 // Complete returns in with what was asked and answered.
 func (a *Answers) Complete(in Inputs) Inputs {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	in.Answers, in.Content = maps.Clone(a.by), maps.Clone(a.content)
+	in.Answers, in.Content, in.TooMuch = maps.Clone(a.by), maps.Clone(a.content), a.bytes > MaxAnswers
 	in.Time = in.Time.UTC()
 	return in
+}
+
+// Same returns a digest over all of in but the time, and over the verdict: a judgement
+// that comes to the same by the same is kept once.
+func (in Inputs) Same(checks []Check) digest.Digest {
+	in.Time, in.Content = time.Time{}, nil
+	b, err := json.Marshal(struct {
+		Inputs
+		Checks []Check `json:"checks"`
+	}{in, checks})
+	if err != nil { // strings, times and booleans always marshal
+		panic("verify: inputs are not JSON: " + err.Error())
+	}
+	return digest.FromBytes(b)
 }
 
 type answersKey struct{}

@@ -65,9 +65,9 @@ func Anchors(lists ...[]Anchor) []Anchor {
 	return slices.CompactFunc(all, func(a, b Anchor) bool { return a.Kind == b.Kind && a.Value == b.Value && a.At.Equal(b.At) })
 }
 
-// Since returns anchors of what is known to have been there at that time, which
+// SeenAt returns anchors of what is known to have been there at that time, which
 // none of them had a part in proving.
-func Since(at time.Time, anchors []Anchor) []Anchor {
+func SeenAt(at time.Time, anchors []Anchor) []Anchor {
 	out := slices.Clone(anchors)
 	for i := range out {
 		out[i].At = at.UTC().Round(0)

@@ -39,7 +39,7 @@ func TestRevokedSince(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	key := verify.Anchor{Kind: verify.AnchorKey, Value: "sha256:" + strings.Repeat("0a", 32)}
-	as := func(at time.Time) verify.Anchor { return verify.Since(at, []verify.Anchor{key})[0] }
+	as := func(at time.Time) verify.Anchor { return verify.SeenAt(at, []verify.Anchor{key})[0] }
 	since := func(at time.Time) verify.Revocation {
 		return verify.Revocation{Anchor: key, Since: at, Reason: "leaked", Time: noon.Add(time.Hour)}
 	}

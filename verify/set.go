@@ -77,7 +77,8 @@ type Set struct {
 	flight singleflight.Group
 	mu     sync.Mutex
 	cache  map[cacheKey]Evidence
-	order  []cacheKey // insertion order, for eviction
+	order  []cacheKey                      // insertion order, for eviction
+	kept   map[digest.Digest]digest.Digest // documents of inputs, by Inputs.Same
 }
 
 // checkVerification is the check of a verifier that failed without saying where.
@@ -109,7 +110,7 @@ func NewSet(conf Config, factories ...Factory) (*Set, error) {
 		return nil, errors.New("verify: no verifier configured")
 	}
 	s := &Set{resolver: conf.Resolver, revocations: conf.Revocations, grace: conf.Grace, platforms: conf.Platforms,
-		exceptions: conf.Exceptions, keep: conf.Keep, trust: conf.Trust, clock: NewClock(), cache: map[cacheKey]Evidence{}}
+		exceptions: conf.Exceptions, keep: conf.Keep, trust: conf.Trust, clock: NewClock(), cache: map[cacheKey]Evidence{}, kept: map[digest.Digest]digest.Digest{}}
 	names := map[string]bool{}
 	for _, r := range conf.Rules {
 		if err := r.validate(); err != nil {
@@ -421,9 +422,23 @@ func (s *Set) recorded(ctx context.Context, c *compiled, sub Subject) (Evidence,
 // keepInputs keeps what a verdict was reached with. What is waited for, or not known,
 // is no verdict.
 func (s *Set) keepInputs(e *Evidence) {
-	if e.inputs != nil {
-		e.Inputs, e.inputs = s.keep(*e.inputs), nil
+	if e.inputs == nil {
+		return
 	}
+	same := e.inputs.Same(e.Checks)
+	s.mu.Lock()
+	e.Inputs = s.kept[same]
+	s.mu.Unlock()
+	if e.Inputs == "" {
+		e.Inputs = s.keep(*e.inputs)
+		s.mu.Lock()
+		if len(s.kept) >= maxCached {
+			clear(s.kept) // they are kept once more, which does no harm
+		}
+		s.kept[same] = e.Inputs
+		s.mu.Unlock()
+	}
+	e.inputs = nil
 }
 
 // verify runs all verifiers of the rule side by side and merges what they

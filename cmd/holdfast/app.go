@@ -86,7 +86,7 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 }
 
 func (a *app) wire(ctx context.Context) error {
-	keep := &keeper{a.ledger, a.secrets.scrub}
+	keep := &keeper{ledger: a.ledger, scrub: a.secrets.scrub}
 	artifacts, err := newArtifacts(a.cfg, a.secrets, a.revoked, evidenceGrace(a.cfg), keep)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (a *app) wire(ctx context.Context) error {
 	if a.herald, err = newHerald(a.cfg, a.secrets, a.log, a.registry, a.targets); err != nil {
 		return err
 	}
-	if a.summaries, err = a.newSummaries(); err != nil {
+	if a.summaries, err = newSummaries(a.cfg, a.secrets, a.log); err != nil {
 		return err
 	}
 	a.reconciler, err = reconciler.New(reconciler.Config{

@@ -160,6 +160,9 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	if err := sec.use(make([]byte, 32), cfg); err != nil {
 		return nil, err
 	}
+	if _, err := newSummaries(cfg, sec, slog.New(slog.DiscardHandler)); err != nil {
+		return nil, err
+	}
 	artifacts, err := newArtifacts(cfg, sec, new(verify.Revocations), nil, nil)
 	if err != nil {
 		return nil, err

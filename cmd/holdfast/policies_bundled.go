@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -20,14 +22,16 @@ import (
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
-// policyFolders are the policies in repositories that are followed, each as of its
-// newest verified commit. The folders of all sets in a repository change at once.
+// policyFolders are the policies in repositories that are followed, each as of the
+// verified commit that changed it last.
 type policyFolders struct {
+	taking sync.Mutex // held while a commit is taken: two repositories may come at once
+
 	mu sync.Mutex
 	by map[string]policyFolder // by name of the policy set
 }
 
-// policyFolder is one set of policies at one commit.
+// policyFolder is one set of policies at one commit, and what that rests on.
 type policyFolder struct {
 	commit string
 	files  rego.SourceBundle
@@ -49,7 +53,7 @@ func (f *policyFolders) of(sets []config.Policy) map[string]policyFolder {
 }
 
 // taker returns what takes the policies of a repository; nil if it has none.
-func (ps *policySet) taker(cfg *config.Loaded, repository string) func(context.Context, *sources.Snapshot, verify.Evidence) error {
+func (ps *policySet) taker(cfg *config.Loaded, repository string) func(context.Context, *sources.Snapshot, verify.Evidence) (bool, error) {
 	var sets []config.Policy
 	for _, set := range cfg.Policies {
 		if set.Git != nil && set.Git.Repository == repository {
@@ -59,37 +63,36 @@ func (ps *policySet) taker(cfg *config.Loaded, repository string) func(context.C
 	if len(sets) == 0 {
 		return nil
 	}
-	return func(ctx context.Context, snap *sources.Snapshot, commit verify.Evidence) error {
+	return func(ctx context.Context, snap *sources.Snapshot, commit verify.Evidence) (bool, error) {
 		return ps.take(ctx, sets, snap, commit)
 	}
 }
 
-// take brings the policies that a repository has at a verified commit. Policies that
-// cannot be read or compiled refuse the commit: those before it go on judging.
-func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sources.Snapshot, commit verify.Evidence) error {
+// take brings the policies that a repository has at a verified commit, and reports
+// whether they are others than before. Policies that cannot be read or compiled refuse
+// the commit: those before it go on judging.
+func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sources.Snapshot, commit verify.Evidence) (bool, error) {
 	if !commit.Verified() { // it was revoked: what ran by it is watched, and nothing new judged
-		return nil
+		return false, nil
 	}
-	fresh := map[string]policyFolder{}
+	ps.folders.taking.Lock()
+	defer ps.folders.taking.Unlock()
+	next := ps.folders.all()
+	changed := map[string]bool{}
 	for _, set := range sets {
-		const op = "holdfast.policies"
-		sub, err := fs.Sub(snap.FS, cmp.Or(set.Git.Path, "."))
+		files, err := policiesIn(snap, set)
 		if err != nil {
-			return fault.Wrap(fault.Invalid, op, "", err)
+			return false, err
 		}
-		files, err := rego.Read(rego.Bundle{Name: set.Name, FS: sub})
-		if err != nil {
-			return fault.New(fault.Invalid, op, "correct git.path of the policy set, or bring the folder back", "policy set %s: %s in %s: %w", set.Name, cmp.Or(set.Git.Path, "."), snap.Revision, err)
+		if old, ok := next[set.Name]; ok && maps.EqualFunc(old.files.Files, files.Files, bytes.Equal) {
+			continue // it rests on the commit that changed it
 		}
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(files.Files)), func(p string) bool { return strings.HasSuffix(p, ".rego") }) {
-			return fault.New(fault.Invalid, op, "bring the policies back, or take the set out of holdfast.yaml", "policy set %s: %s has no policies in %s", set.Name, snap.Revision, cmp.Or(set.Git.Path, "."))
-		}
-		fresh[set.Name] = policyFolder{commit: snap.Revision.ID, files: files, rests: commit.RestsOn}
+		changed[set.Name] = true
+		next[set.Name] = policyFolder{commit: snap.Revision.ID, files: files, rests: commit.RestsOn}
 	}
-	ps.folders.mu.Lock()
-	next := maps.Clone(ps.folders.by)
-	ps.folders.mu.Unlock()
-	maps.Copy(next, fresh)
+	if len(changed) == 0 {
+		return false, nil
+	}
 	type compiled struct {
 		of *bundledPolicies
 		ev policy.Evaluator
@@ -97,14 +100,16 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 	var all []compiled
 	for _, ev := range ps.evaluators {
 		p, ok := ev.(*bundledPolicies)
-		if !ok || !slices.ContainsFunc(p.sets, func(s config.Policy) bool { _, ok := fresh[s.Name]; return ok }) || !p.complete(next) {
+		if !ok || !slices.ContainsFunc(p.sets, func(s config.Policy) bool { return changed[s.Name] }) || !p.complete(next) {
 			continue
 		}
 		ev, err := p.build(ctx, next)
-		if err != nil {
-			return err
+		if fault.KindOf(err) == fault.Invalid {
+			return false, err
 		}
-		all = append(all, compiled{p, ev})
+		if err == nil { // else a bundle beside it is not there: that is for those who need both
+			all = append(all, compiled{p, ev})
+		}
 	}
 	ps.folders.mu.Lock()
 	ps.folders.by = next
@@ -112,7 +117,40 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 	for _, c := range all {
 		c.of.use(c.ev, next)
 	}
-	return nil
+	return true, nil
+}
+
+// all returns the folders of every set.
+func (f *policyFolders) all() map[string]policyFolder {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.by)
+}
+
+// policiesIn reads the policies of a set.
+func policiesIn(snap *sources.Snapshot, set config.Policy) (rego.SourceBundle, error) {
+	const op = "holdfast.policies"
+	at := cmp.Or(set.Git.Path, ".")
+	none := func(err error) error {
+		return fault.New(fault.Invalid, op, "bring the policies back, or correct git.path of the policy set", "policy set %s: %s in %s: %w", set.Name, at, snap.Revision, err)
+	}
+	if info, err := fs.Stat(snap.FS, at); err != nil || !info.IsDir() {
+		return rego.SourceBundle{}, none(errors.New("there is no such folder"))
+	}
+	sub, err := fs.Sub(snap.FS, at)
+	if err != nil {
+		return rego.SourceBundle{}, none(err)
+	}
+	files, err := rego.Read(rego.Bundle{Name: set.Name, FS: sub})
+	if err != nil {
+		return files, none(err)
+	}
+	for p := range files.Files {
+		if strings.HasSuffix(p, ".rego") {
+			return files, nil
+		}
+	}
+	return files, none(errors.New("it has no policies"))
 }
 
 // bundledPolicies judges with policies of which some are in registries or in
@@ -140,8 +178,8 @@ func (p *bundledPolicies) Evaluate(ctx context.Context, in policy.Input) (policy
 		if set.Git != nil {
 			folder, ok := folders[set.Name]
 			if !ok {
-				return policy.Decision{}, fault.New(fault.Waiting, "holdfast.policies", "see holdfast status: is the repository read and accepted?",
-					"policy set %s: no verified commit of repository %s yet", set.Name, set.Git.Repository)
+				return policy.Decision{}, fault.New(fault.Waiting, "holdfast.policies", "see holdfast status: is the repository read, its newest commit accepted, and nothing that it rests on revoked?",
+					"policy set %s: no commit of repository %s that may be trusted has been taken", set.Name, set.Git.Repository)
 			}
 			rests = append(rests, folder.rests...)
 		}
@@ -167,6 +205,17 @@ func (p *bundledPolicies) Evaluate(ctx context.Context, in policy.Input) (policy
 // complete reports whether there is a folder for each set that is in a repository.
 func (p *bundledPolicies) complete(folders map[string]policyFolder) bool {
 	return !slices.ContainsFunc(p.sets, func(s config.Policy) bool { _, ok := folders[s.Name]; return s.Git != nil && !ok })
+}
+
+// repositories names those that the policies come from.
+func (p *bundledPolicies) repositories() []string {
+	var out []string
+	for _, set := range p.sets {
+		if set.Git != nil {
+			out = append(out, set.Git.Repository)
+		}
+	}
+	return out
 }
 
 // commits names what the policies are compiled of.

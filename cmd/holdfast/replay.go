@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,6 +23,7 @@ import (
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/policy"
 	"github.com/holdfast-dev/holdfast/policy/rego"
+	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/verify"
 	"github.com/holdfast-dev/holdfast/verify/commit"
 	"github.com/holdfast-dev/holdfast/verify/registry"
@@ -32,20 +34,24 @@ import (
 type keeper struct {
 	ledger *ledger.Ledger
 	scrub  func(string) string
+
+	one sync.Mutex // documents are made one at a time: each takes some times its size
 }
 
 // inputs implements [verify.Keeper]. Signed bytes cannot be masked: what has a secret
 // in it is not kept, and that verdict cannot be replayed.
 func (k *keeper) inputs(in verify.Inputs) digest.Digest {
-	if k == nil {
+	if k == nil || in.TooMuch {
 		return ""
 	}
+	k.one.Lock()
+	defer k.one.Unlock()
 	for _, b := range in.Content {
 		if k.scrub(string(b)) != string(b) {
 			return ""
 		}
 	}
-	return k.document(in)
+	return k.store(in)
 }
 
 // document keeps a document that is JSON.
@@ -53,6 +59,12 @@ func (k *keeper) document(v any) digest.Digest {
 	if k == nil {
 		return ""
 	}
+	k.one.Lock()
+	defer k.one.Unlock()
+	return k.store(v)
+}
+
+func (k *keeper) store(v any) digest.Digest {
 	b, err := json.Marshal(v)
 	if err != nil || k.scrub(string(b)) != string(b) {
 		return ""
@@ -124,7 +136,7 @@ func (k *keeper) evaluator(ctx context.Context, conf rego.Config) (policy.Evalua
 	if err != nil || k == nil {
 		return ev, err
 	}
-	return keptPolicies{ev, k, k.document(ev.Source())}, nil
+	return &keptPolicies{ev: ev, keep: k, source: k.document(ev.Source()), kept: map[digest.Digest]digest.Digest{}}, nil
 }
 
 // keptPolicies is an evaluator whose decisions can be replayed.
@@ -132,7 +144,13 @@ type keptPolicies struct {
 	ev     *rego.Evaluator
 	keep   *keeper
 	source digest.Digest
+
+	mu   sync.Mutex
+	kept map[digest.Digest]digest.Digest // documents of inputs, by the decision that they led to
 }
+
+// maxDecisions is how many decisions an evaluator knows the inputs of.
+const maxDecisions = 4096
 
 // decisionInputs is what a decision was made of.
 type decisionInputs struct {
@@ -142,13 +160,25 @@ type decisionInputs struct {
 }
 
 // Evaluate implements [policy.Evaluator].
-func (p keptPolicies) Evaluate(ctx context.Context, in policy.Input) (policy.Decision, error) {
+func (p *keptPolicies) Evaluate(ctx context.Context, in policy.Input) (policy.Decision, error) {
 	now := time.Now().UTC().Round(0)
 	d, err := p.ev.EvaluateAt(ctx, in, now)
-	if err == nil && p.source != "" {
-		d.Inputs = p.keep.document(decisionInputs{now, p.source, in})
+	if err != nil || p.source == "" {
+		return d, err
 	}
-	return d, err
+	same := d.Digest() // a decision that is made once more, by the same, is kept once
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	inputs, ok := p.kept[same]
+	if !ok {
+		inputs = p.keep.document(decisionInputs{now, p.source, in})
+		if len(p.kept) >= maxDecisions {
+			clear(p.kept)
+		}
+		p.kept[same] = inputs
+	}
+	d.Inputs = inputs
+	return d, nil
 }
 
 const whatPolicies = "policies"
@@ -165,6 +195,8 @@ type replayed struct {
 	// Decision is what policies say again.
 	Decision *policy.Decision `json:"decision,omitempty"`
 	Why      string           `json:"why,omitempty"` // why it could not be judged again
+	// NotKept says that there is nothing to judge it by: no rule, a registry that failed.
+	NotKept bool `json:"notKept,omitempty"`
 }
 
 func newLedgerReplay() *cobra.Command {
@@ -187,15 +219,26 @@ Exit codes: 0 the same verdict, 3 another one, 1 it could not be judged again.`,
 			if err != nil {
 				return err
 			}
+			p := player{r: r, docs: map[digest.Digest][]byte{}}
+			if err := p.readRevocations(cmd.Context()); err != nil {
+				return err
+			}
 			var list []replayedEntry
 			again := func(i ledger.Index, e ledger.Entry) error {
-				of, err := replay(cmd.Context(), r, e)
-				if err != nil {
-					return fmt.Errorf("entry %d: %w", i, err)
+				of := p.replay(cmd.Context(), e)
+				if len(of) == 0 {
+					return nil
 				}
-				if len(of) > 0 {
-					list = append(list, replayedEntry{i, e.Type, e.Stack, e.Time, of})
+				r := replayedEntry{i, e.Type, e.Stack, e.Time, of}
+				if f.output != "json" { // a long ledger takes a while
+					if err := printReplay(cmd.OutOrStdout(), r); err != nil {
+						return err
+					}
+					for j := range r.Verdicts { // what was printed is not needed any more
+						r.Verdicts[j].Again, r.Verdicts[j].Decision = nil, nil
+					}
 				}
+				list = append(list, r)
 				return nil
 			}
 			if all {
@@ -221,11 +264,11 @@ Exit codes: 0 the same verdict, 3 another one, 1 it could not be judged again.`,
 				}
 			}
 			if f.output == "json" {
-				err = printJSON(cmd.OutOrStdout(), list)
-			} else {
-				err = printReplay(cmd.OutOrStdout(), list)
+				if err := printJSON(cmd.OutOrStdout(), list); err != nil {
+					return err
+				}
 			}
-			return cmp.Or(err, verdict(list))
+			return verdict(list)
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "every entry that has a verdict")
@@ -247,7 +290,7 @@ func verdict(list []replayedEntry) error {
 	for _, e := range list {
 		for _, r := range e.Verdicts {
 			switch {
-			case r.Same:
+			case r.Same, r.Why != "" && !r.Then && r.NotKept: // nothing was let through by it
 			case r.Why == "":
 				return fault.New(fault.Denied, "ledger.replay", "compare the two with -o json; another version of Holdfast may judge otherwise",
 					"entry %d: %s %s: judged again, the verdict is another", e.Index, r.What, r.Name)
@@ -260,41 +303,59 @@ func verdict(list []replayedEntry) error {
 }
 
 // replay judges again all that an entry has a verdict about, which may be nothing.
-func replay(ctx context.Context, r *ledger.Reader, e ledger.Entry) ([]replayed, error) {
-	p := player{r: r, docs: map[digest.Digest][]byte{}}
+func (p player) replay(ctx context.Context, e ledger.Entry) []replayed {
 	var out []replayed
+	p.entry = e
+	lost := func(what string, err error) {
+		if err != nil {
+			out = append(out, replayed{What: what, Name: "on record", Then: e.Type != ledger.Refused, Why: err.Error()})
+		}
+	}
 	var c verify.Evidence
-	switch err := p.body(ctx, e, "commit", &c); {
-	case err != nil:
-		return nil, err
-	case c.Subject.Kind == commit.KindCommit:
-		out = append(out, p.again(ctx, c, "", p.commit))
-	case c.Subject.Reference != "": // the desired state is an artifact
-		out = append(out, p.again(ctx, c, "", p.artifact))
+	err := p.body(ctx, e, "commit", &c)
+	lost("commit", err)
+	if _, id, _ := strings.Cut(e.Revision, "@"); err == nil && c.Subject.Reference != "" {
+		judge := p.artifact // the desired state may be an artifact
+		if c.Subject.Kind == commit.KindCommit {
+			judge = p.commit
+		}
+		r := p.again(ctx, c, "", judge)
+		if c.Subject.Reference != id && c.Subject.Digest.String() != id {
+			r = replayed{What: c.Subject.Kind, Name: c.Subject.Reference, Then: c.Verified(), Why: "the entry is about " + e.Revision}
+		}
+		out = append(out, r)
 	}
 	var report verify.Report
-	if err := p.body(ctx, e, "evidence", &report); err != nil {
-		return nil, err
-	}
+	lost("evidence", p.body(ctx, e, "evidence", &report))
 	for _, a := range report.Evidence {
 		out = append(out, p.again(ctx, a, report.Environment, p.artifact))
 	}
 	for _, role := range []string{"rendered", "planned"} {
 		var d *policy.Decision
-		if err := p.body(ctx, e, role, &d); err != nil {
-			return nil, err
-		}
+		lost(whatPolicies, p.body(ctx, e, role, &d))
 		if d != nil {
 			out = append(out, p.decision(ctx, *d))
 		}
 	}
-	return out, nil
+	return out
 }
 
 // player reads what verdicts were reached with, and reaches them again.
 type player struct {
-	r    *ledger.Reader
-	docs map[digest.Digest][]byte
+	r       *ledger.Reader
+	docs    map[digest.Digest][]byte // those that many verdicts share
+	revoked []ledger.Entry
+	entry   ledger.Entry
+}
+
+// readRevocations reads what people revoked, so that no verdict passes that left it out.
+func (p *player) readRevocations(ctx context.Context) error {
+	return p.r.Scan(ctx, 0, func(_ ledger.Index, e ledger.Entry) error {
+		if e.Type == ledger.Revoked {
+			p.revoked = append(p.revoked, e)
+		}
+		return nil
+	})
 }
 
 // body reads a document of an entry, if it has one in that role.
@@ -306,15 +367,33 @@ func (p player) body(ctx context.Context, e ledger.Entry, role string, into any)
 	return p.read(ctx, d, into)
 }
 
-func (p player) read(ctx context.Context, d digest.Digest, into any) error {
-	b, ok := p.docs[d]
-	if !ok {
-		var err error
-		if b, err = p.r.Body(ctx, d); err != nil {
+// shared is read for a document that many verdicts name.
+func (p player) shared(ctx context.Context, d digest.Digest, into any) error {
+	if _, ok := p.docs[d]; !ok {
+		b, err := p.r.Body(ctx, d)
+		if err != nil {
 			return err
+		}
+		if len(p.docs) >= maxShared {
+			clear(p.docs)
 		}
 		p.docs[d] = b
 	}
+	return decode(d, p.docs[d], into)
+}
+
+// maxShared is how many shared documents are held.
+const maxShared = 16
+
+func (p player) read(ctx context.Context, d digest.Digest, into any) error {
+	b, err := p.r.Body(ctx, d)
+	if err != nil {
+		return err
+	}
+	return decode(d, b, into)
+}
+
+func decode(d digest.Digest, b []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber() // a number is what it was written as
 	if err := dec.Decode(into); err != nil {
@@ -329,17 +408,17 @@ func (p player) again(ctx context.Context, then verify.Evidence, env string, jud
 	then.Checks = slices.DeleteFunc(slices.Clone(then.Checks), func(c verify.Check) bool { return c.Name == checkOrder })
 	out := replayed{What: then.Subject.Kind, Name: cmp.Or(then.Subject.Pinned(), then.Subject.Name), Then: then.Verified()}
 	if then.Inputs == "" {
-		out.Why = "what it was judged by was not kept"
+		out.Why, out.NotKept = "what it was judged by was not kept", true
 		return out
 	}
 	var in verify.Inputs
 	var whom trusted
 	err := p.read(ctx, then.Inputs, &in)
 	if err == nil {
-		err = p.read(ctx, in.Trust, &whom)
+		err = p.shared(ctx, in.Trust, &whom)
 	}
 	if err == nil {
-		err = sound(in, then)
+		err = p.sound(in, then)
 	}
 	if err != nil {
 		out.Why = err.Error()
@@ -356,19 +435,38 @@ func (p player) again(ctx context.Context, then verify.Evidence, env string, jud
 	return out
 }
 
-// sound checks that the inputs are those of the evidence, and that each answer is
-// what its digest says.
-func sound(in verify.Inputs, then verify.Evidence) error {
-	if in.Subject.Kind != then.Subject.Kind && then.Subject.Kind != commit.KindCommit || in.Subject.Digest != then.Subject.Digest {
-		return fmt.Errorf("it was judged by what is kept about %s", in.Subject.Pinned())
+// sound checks that the inputs are those of the evidence and not of another, that each
+// answer is what its digest says, that the time is not after the entry's, and that
+// nothing that people had revoked by then is left out.
+func (p player) sound(in verify.Inputs, then verify.Evidence) error {
+	a, b := in.Subject, then.Subject
+	if a.Kind != b.Kind || a.Name != b.Name || a.Digest != b.Digest || b.Kind == commit.KindCommit && a.Reference != b.Reference || !slices.Equal(a.Platforms, b.Platforms) {
+		return fmt.Errorf("it was judged by what is kept about %s %s", a.Kind, a.Pinned())
 	}
-	for d, b := range in.Content {
-		if digest.FromBytes(b) != d {
+	if in.Time.After(p.entry.Time.Add(replaySkew)) {
+		return fmt.Errorf("it was judged as of %s, after the entry", in.Time.Format(time.RFC3339))
+	}
+	for d, content := range in.Content {
+		if digest.FromBytes(content) != d {
 			return fmt.Errorf("the answer %s was changed", d)
+		}
+	}
+	known := revocations(in)
+	for _, e := range p.revoked {
+		var one verify.Revocations
+		reconciler.TakeUpRevocation(&one, e)
+		for _, v := range one.List() {
+			if e.Time.Add(replaySkew).Before(in.Time) && known.Check(v.Anchor) == nil {
+				return fmt.Errorf("%s was revoked before, and the inputs leave that out", v.Anchor)
+			}
 		}
 	}
 	return nil
 }
+
+// replaySkew is how far the times of a verdict and of entries may be apart: they are
+// read one after the other.
+const replaySkew = 2 * time.Second
 
 // revocations is what was revoked then.
 func revocations(in verify.Inputs) *verify.Revocations {
@@ -415,7 +513,7 @@ func (p player) artifact(ctx context.Context, env string, in verify.Inputs, whom
 	if err != nil {
 		return verify.Evidence{}, err
 	}
-	report, _, err := set.Verify(ctx, env, []verify.Subject{{Kind: in.Subject.Kind, Reference: in.Subject.Pinned()}})
+	report, _, err := set.Verify(ctx, env, []verify.Subject{{Kind: in.Subject.Kind, Reference: named(in.Subject)}})
 	return report.Evidence[0], err
 }
 
@@ -423,14 +521,14 @@ func (p player) artifact(ctx context.Context, env string, in verify.Inputs, whom
 func (p player) decision(ctx context.Context, then policy.Decision) replayed {
 	out := replayed{What: whatPolicies, Name: "of the stage " + string(then.Stage), Then: then.Allowed()}
 	if then.Inputs == "" {
-		out.Why = "what they judged was not kept"
+		out.Why, out.NotKept = "what they judged was not kept", true
 		return out
 	}
 	var in decisionInputs
 	var source rego.Source
 	err := p.read(ctx, then.Inputs, &in)
 	if err == nil {
-		err = p.read(ctx, in.Policies, &source)
+		err = p.shared(ctx, in.Policies, &source)
 	}
 	var ev *rego.Evaluator
 	if err == nil {
@@ -451,6 +549,15 @@ func (p player) decision(ctx context.Context, then policy.Decision) replayed {
 	}
 	out.Same = out.Now == out.Then && len(out.Differ) == 0
 	return out
+}
+
+// named is the reference of a subject as it was written, with the digest that it was
+// resolved to.
+func named(s verify.Subject) string {
+	if strings.Contains(s.Reference, "@") || s.Reference == "" {
+		return s.Pinned()
+	}
+	return s.Reference + "@" + s.Digest.String()
 }
 
 // differences names what two verdicts do not share: the rule, a check, what was found.
@@ -511,21 +618,19 @@ func (r replayed) amount() string {
 	return fmt.Sprintf("%d checks", len(r.Again.Checks))
 }
 
-func printReplay(w io.Writer, list []replayedEntry) error {
+func printReplay(w io.Writer, e replayedEntry) error {
 	var b bytes.Buffer
-	for _, e := range list {
-		fmt.Fprintf(&b, "entry %d: %s, %s\n", e.Index, strings.TrimSpace(string(e.Type)+" "+e.Stack), e.Time.Format(time.RFC3339))
-		for _, r := range e.Verdicts {
-			switch {
-			case r.Why != "":
-				fmt.Fprintf(&b, "  ? %s %s: was %s; not judged again: %s\n", r.What, r.Name, r.word(r.Then), r.Why)
-			case r.Same:
-				fmt.Fprintf(&b, "  ✓ %s %s: %s, then and now: %s, the same word for word\n", r.What, r.Name, r.word(r.Then), r.amount())
-			default:
-				fmt.Fprintf(&b, "  ✗ %s %s: was %s, judged again it is %s\n", r.What, r.Name, r.word(r.Then), r.word(r.Now))
-				for _, d := range r.Differ {
-					fmt.Fprintf(&b, "      %s\n", d)
-				}
+	fmt.Fprintf(&b, "entry %d: %s, %s\n", e.Index, strings.TrimSpace(string(e.Type)+" "+e.Stack), e.Time.Format(time.RFC3339))
+	for _, r := range e.Verdicts {
+		switch {
+		case r.Why != "":
+			fmt.Fprintf(&b, "  ? %s %s: was %s; not judged again: %s\n", r.What, r.Name, r.word(r.Then), r.Why)
+		case r.Same:
+			fmt.Fprintf(&b, "  ✓ %s %s: %s, then and now: %s, the same word for word\n", r.What, r.Name, r.word(r.Then), r.amount())
+		default:
+			fmt.Fprintf(&b, "  ✗ %s %s: was %s, judged again it is %s\n", r.What, r.Name, r.word(r.Then), r.word(r.Now))
+			for _, d := range r.Differ {
+				fmt.Fprintf(&b, "      %s\n", d)
 			}
 		}
 	}

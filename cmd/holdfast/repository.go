@@ -197,6 +197,9 @@ func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
 		out.Drift.Ignore = append(out.Drift.Ignore, drift.Ignore{Kind: ig.Kind, Name: ig.Name, Path: ig.Path, Until: ig.Until.Time, Reason: ig.Reason})
 	}
 	out.Policy, err = d.policies.evaluator(s.Spec.Environment, out.TargetName)
+	if p, ok := out.Policy.(*bundledPolicies); ok {
+		out.JudgedBy = p.repositories()
+	}
 	errs = append(errs, err)
 	out.Build = func() (targets.Target, error) { return d.targets.build(out.TargetName, dir, s, perm, out.Drift) }
 	out.Err = errors.Join(errs...)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,28 +24,29 @@ import (
 // defaultSummaryAge is how long a summary is good for where the operator does not say.
 const defaultSummaryAge = 24 * time.Hour
 
-// newSummaries wires what makes verdicts known to others; nil where that is not asked for.
-func (a *app) newSummaries() (*summary.Publisher, error) {
-	c := a.cfg.Trust.Summaries
+// newSummaries wires what makes verdicts known to others; nil where that is not asked
+// for.
+func newSummaries(cfg *config.Loaded, sec *secrets, log *slog.Logger) (*summary.Publisher, error) {
+	c := cfg.Trust.Summaries
 	if c == nil {
 		return nil, nil //nolint:nilnil // nobody is told
 	}
 	conf := summary.Config{
 		Verifier: c.Verifier, Version: version, TimestampURL: c.TimestampURL, Repositories: c.Repositories,
-		Policy: a.cfg.Digest, Every: c.Every.Or(defaultSummaryAge),
+		Policy: cfg.Digest, Every: c.Every.Or(defaultSummaryAge),
 	}
-	key, err := a.secrets.read(c.KeyFile)
+	key, err := sec.read(c.KeyFile)
 	if err != nil {
 		return nil, err
 	}
 	conf.Key = []byte(key)
 	if c.PasswordFile != "" {
 		conf.Password = func() ([]byte, error) {
-			p, err := a.secrets.read(c.PasswordFile)
+			p, err := sec.read(c.PasswordFile)
 			return []byte(p), err
 		}
 	}
-	file := filepath.Join(a.cfg.StateDir, "summaries.json")
+	file := filepath.Join(cfg.StateDir, "summaries.json")
 	if conf.Known, err = readKnown(file); err != nil {
 		return nil, err
 	}
@@ -54,11 +57,11 @@ func (a *app) newSummaries() (*summary.Publisher, error) {
 		}
 		return fault.Wrap(fault.Transient, "holdfast.summaries", "look at the state directory: disk full, read-only or lost?", err)
 	}
-	client, err := pushingClient(a.cfg, a.secrets)
+	client, err := pushingClient(cfg, sec)
 	if err != nil {
 		return nil, err
 	}
-	return summary.New(conf, client, a.log)
+	return summary.New(conf, client, log)
 }
 
 // readKnown reads which summaries are attached. A file that cannot be read is as good
@@ -90,8 +93,8 @@ func pushingClient(cfg *config.Loaded, sec *secrets) (*registry.Client, error) {
 }
 
 // verified makes known what was verified in an environment.
-func (a *app) verified(environment string, report verify.Report) {
+func (a *app) verified(ctx context.Context, environment string, report verify.Report) {
 	if a.summaries != nil {
-		a.summaries.Verified(environment, report)
+		a.summaries.Verified(ctx, environment, report)
 	}
 }

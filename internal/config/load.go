@@ -149,6 +149,11 @@ func (o *Operator) named() ([]string, error) {
 	for _, r := range o.Registries {
 		files = append(files, r.CAFile)
 	}
+	if s := o.Trust.Summaries; s != nil {
+		for _, r := range s.Registries {
+			files = append(files, r.CAFile)
+		}
+	}
 	signers(o.Orders.Signers)
 	if o.Signed != nil {
 		signers(o.Signed.Signers)
@@ -363,7 +368,7 @@ func (c checker) operator(o *Operator) {
 	}
 	for i := range o.Policies {
 		at := fmt.Sprintf("$.policies[%d]", i)
-		c.policy(at, &o.Policies[i], repos)
+		c.policy(at, &o.Policies[i], repos, o.Allow)
 		c.once(at, "policy set", o.Policies[i].Name, sets)
 	}
 	seen := map[string]bool{}
@@ -516,13 +521,16 @@ func (c checker) pointer(at, p string) {
 	}
 }
 
-func (c checker) policy(at string, p *Policy, repos map[string]bool) {
+func (c checker) policy(at string, p *Policy, repos map[string]bool, allow []Allow) {
 	if len(p.Library) == 0 && p.Path == "" && p.OCI == "" && p.Git == nil {
 		c.wrong(at, "add library:, path:, oci: or git:", "policy set %q is empty", p.Name)
 	}
 	if g := p.Git; g != nil {
 		if !repos[g.Repository] {
 			c.wrong(at+".git.repository", "name one of repositories", "there is no repository %q", g.Repository)
+		}
+		if g.Path == "" && slices.ContainsFunc(allow, func(a Allow) bool { return a.Repository == g.Repository }) {
+			c.wrong(at+".git", "name the folder of the policies under path:", "stacks come from repository %q too: all that they bring would be policies and data", g.Repository)
 		}
 		if g.Path != "" && !fs.ValidPath(g.Path) {
 			c.wrong(at+".git.path", "write a path within the repository, for example rego/acme", "%q is no path in a repository", g.Path)

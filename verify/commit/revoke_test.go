@@ -26,7 +26,7 @@ func revoking(c Config, a verify.Anchor) Config {
 }
 
 // bare is what e rests on, without since when that is known to have been there.
-func bare(e verify.Evidence) []verify.Anchor { return verify.Since(time.Time{}, e.RestsOn) }
+func bare(e verify.Evidence) []verify.Anchor { return verify.SeenAt(time.Time{}, e.RestsOn) }
 
 // TestRevokedSince: a commit that was first seen before a key came into other hands
 // still counts, whatever its date. An approval does not: it may come long after the

@@ -154,7 +154,7 @@ func (w *walk) signed(id string, c *object) (match, error) {
 		return match{}, fault.Wrap(fault.Denied, op, "", fmt.Errorf("commit %s by %s: %w", short(id), c.author, err))
 	}
 	if by.time.IsZero() { // a commit names its signature: whoever has seen the one has seen the other
-		by.anchors = verify.Since(w.now, by.anchors)
+		by.anchors = verify.SeenAt(w.now, by.anchors)
 	}
 	if err := w.v.revoked.Check(by.anchors...); err != nil {
 		return match{}, denied("have the change signed by someone else; if it is old, set the anchor to a commit after it that you have checked",

@@ -136,7 +136,7 @@ func (t trust) statement(s *signed, made period, stampedBy []*x509.Certificate) 
 		st.RestsOn = append(st.RestsOn, key)
 	}
 	if t.timestampers != nil { // proven by whoever stamped it, whose own keys prove nothing of themselves
-		st.RestsOn = verify.Since(made.to, st.RestsOn)
+		st.RestsOn = verify.SeenAt(made.to, st.RestsOn)
 	}
 	for _, c := range stampedBy {
 		key, err := keyAnchor(c)

@@ -85,7 +85,11 @@ func (c *Client) request(ctx context.Context, method string, r name.Repository, 
 		return c.past.answer(method, r, path)
 	}
 	reg := r.RegistryStr()
-	resp, u, err := c.authorized(ctx, method, r, path, "pull", header, nil)
+	u, err := c.address(r, path)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.authorized(ctx, method, r, u, "pull", header, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -104,30 +108,27 @@ func (c *Client) request(ctx context.Context, method string, r name.Repository, 
 	}
 }
 
-// authorized sends a request for /v2/<name><path>, with the credential for what it
-// may do there, and returns whatever the answer is.
-func (c *Client) authorized(ctx context.Context, method string, r name.Repository, path, may string, header http.Header, body []byte) (*http.Response, *url.URL, error) {
-	reg := r.RegistryStr()
-	h := c.host(reg)
-	u, err := url.Parse(h.scheme() + "://" + reg + "/v2/" + r.RepositoryStr() + path)
-	if err != nil {
-		return nil, nil, fault.Wrap(fault.Invalid, "verify/registry.get", "", err)
-	}
-	key := tokenKey{registry: reg, scope: "repository:" + r.RepositoryStr() + ":" + may}
+// address returns the URL of /v2/<name><path>.
+func (c *Client) address(r name.Repository, path string) (*url.URL, error) {
+	u, err := url.Parse(c.host(r.RegistryStr()).scheme() + "://" + r.RegistryStr() + "/v2/" + r.RepositoryStr() + path)
+	return u, fault.Wrap(fault.Invalid, "verify/registry.get", "", err)
+}
+
+// authorized sends a request to r's registry, with the credential for what it may do
+// with the repository, and returns whatever the answer is.
+func (c *Client) authorized(ctx context.Context, method string, r name.Repository, u *url.URL, may string, header http.Header, body []byte) (*http.Response, error) {
+	h := c.host(r.RegistryStr())
+	key := tokenKey{registry: r.RegistryStr(), scope: "repository:" + r.RepositoryStr() + ":" + may}
 	resp, err := c.follow(ctx, method, h, u, header, body, c.authorization(key))
-	if err != nil {
-		return nil, nil, err
-	}
-	if resp.StatusCode != http.StatusUnauthorized {
-		return resp, u, nil
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
 	}
 	discard(resp)
 	auth, err := c.login(ctx, h, key, resp.Header.Values("WWW-Authenticate"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	resp, err = c.follow(ctx, method, h, u, header, body, auth)
-	return resp, u, err
+	return c.follow(ctx, method, h, u, header, body, auth)
 }
 
 // status is the code and what the standard calls it. The reason that a server

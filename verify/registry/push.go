@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -31,6 +30,9 @@ type Attachment struct {
 	MediaType   string
 	Content     []byte
 	Annotations map[string]string
+	// Most is how many documents may refer to the artifact already; zero is as many
+	// as are read. Verifiers refuse an artifact that has too many.
+	Most int
 }
 
 // descriptor is what names content.
@@ -61,6 +63,9 @@ func (c *Client) Attach(ctx context.Context, repo string, d digest.Digest, a Att
 	if err != nil {
 		return "", err
 	}
+	if err := c.room(ctx, repo, d, a.Most); err != nil {
+		return "", err
+	}
 	kind, err := MediaType(subject)
 	if err != nil {
 		return "", fault.New(fault.Denied, op, "", "%s@%s: %w", repo, d, err)
@@ -88,6 +93,18 @@ func (c *Client) Attach(ctx context.Context, repo string, d digest.Digest, a Att
 	entry := describe(string(types.OCIManifestSchema1), manifest)
 	entry.ArtifactType, entry.Annotations = a.MediaType, a.Annotations
 	return sum(manifest), c.addToTag(ctx, r, d, entry)
+}
+
+// room refuses to attach where most documents refer to d already; zero is any number.
+func (c *Client) room(ctx context.Context, repo string, d digest.Digest, most int) error {
+	if most == 0 {
+		return nil
+	}
+	there, err := c.Referrers(ctx, repo, d)
+	if err == nil && len(there) >= most {
+		err = fault.New(fault.Denied, "verify/registry.Attach", "delete old referrers of this artifact", "%s@%s has %d referrers already: of many more nobody would read any", repo, d, len(there))
+	}
+	return err
 }
 
 // addToTag adds an entry to the referrers tag of d.
@@ -152,32 +169,40 @@ func (c *Client) upload(ctx context.Context, r name.Repository, b []byte) error 
 	}
 	// The place to upload to is the registry's to choose, but not the host: the
 	// credential goes with the content.
-	base, err := url.Parse(c.host(r.RegistryStr()).scheme() + "://" + r.RegistryStr() + "/v2/" + r.RepositoryStr() + "/blobs/uploads/")
+	base, err := c.address(r, "/blobs/uploads/")
 	if err != nil {
-		return fault.Wrap(fault.Internal, op, "", err)
+		return err
 	}
 	place, err := base.Parse(header.Get("Location"))
 	if err != nil || header.Get("Location") == "" {
 		return fault.New(fault.Transient, op, "", "%s: the registry names no place to upload to", r)
 	}
-	rest, ok := strings.CutPrefix(place.EscapedPath(), "/v2/"+r.RepositoryStr())
-	if place.Host != base.Host || place.Scheme != base.Scheme || place.User != nil || !ok {
+	if place.Host != base.Host || place.Scheme != base.Scheme || place.User != nil {
 		return fault.New(fault.Denied, op, "", "%s: refusing to upload to %s", r, redacted(place))
 	}
 	q := place.Query()
 	q.Set("digest", sum(b).String())
-	_, err = c.write(ctx, http.MethodPut, r, rest+"?"+q.Encode(), "application/octet-stream", b, http.StatusCreated)
+	place.RawQuery = q.Encode()
+	_, err = c.writeTo(ctx, http.MethodPut, r, place, "application/octet-stream", b, http.StatusCreated)
 	return err
 }
 
 // write sends content below /v2/<name>, with leave to push, and requires an answer.
 func (c *Client) write(ctx context.Context, method string, r name.Repository, path, mediaType string, b []byte, want int) (http.Header, error) {
+	u, err := c.address(r, path)
+	if err != nil {
+		return nil, err
+	}
+	return c.writeTo(ctx, method, r, u, mediaType, b, want)
+}
+
+func (c *Client) writeTo(ctx context.Context, method string, r name.Repository, u *url.URL, mediaType string, b []byte, want int) (http.Header, error) {
 	const op = "verify/registry.Attach"
 	header := http.Header{}
 	if mediaType != "" {
 		header.Set("Content-Type", mediaType)
 	}
-	resp, u, err := c.authorized(ctx, method, r, path, "pull,push", header, b)
+	resp, err := c.authorized(ctx, method, r, u, "pull,push", header, b)
 	if err != nil {
 		return nil, err
 	}

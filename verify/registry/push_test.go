@@ -23,13 +23,13 @@ func TestAttachGoesNowhereElse(t *testing.T) {
 		kind fault.Kind
 		want string
 	}{
-		"an upload to another host":    {func(w http.ResponseWriter, e string) { accepted(w, "http://"+e+"/v2/app/blobs/uploads/1") }, fault.Denied, "refusing to upload to"},
-		"an upload over another path":  {func(w http.ResponseWriter, _ string) { accepted(w, "/v2/other/blobs/uploads/1") }, fault.Denied, "refusing to upload to"},
-		"an upload with a name in it":  {func(w http.ResponseWriter, e string) { accepted(w, "http://me:x@"+e+"/v2/app/blobs/uploads/1") }, fault.Denied, "refusing to upload to"},
-		"an upload to nowhere":         {func(w http.ResponseWriter, _ string) { accepted(w, "") }, fault.Transient, "no place to upload to"},
-		"a redirect":                   {func(w http.ResponseWriter, e string) { redirect(w, "http://"+e+"/x") }, fault.Denied, "refusing to send content where a redirect leads"},
-		"no leave to push":             {func(w http.ResponseWriter, _ string) { w.WriteHeader(http.StatusForbidden) }, fault.Transient, "403"},
-		"an answer that means nothing": {func(w http.ResponseWriter, _ string) { w.WriteHeader(http.StatusOK) }, fault.Transient, "200"},
+		"an upload to another host":     {func(w http.ResponseWriter, e string) { accepted(w, "http://"+e+"/v2/app/blobs/uploads/1") }, fault.Denied, "refusing to upload to"},
+		"an upload that goes on and on": {func(w http.ResponseWriter, _ string) { accepted(w, "/artifacts-uploads/1") }, fault.Transient, "202"},
+		"an upload with a name in it":   {func(w http.ResponseWriter, e string) { accepted(w, "http://me:x@"+e+"/v2/app/blobs/uploads/1") }, fault.Denied, "refusing to upload to"},
+		"an upload to nowhere":          {func(w http.ResponseWriter, _ string) { accepted(w, "") }, fault.Transient, "no place to upload to"},
+		"a redirect":                    {func(w http.ResponseWriter, e string) { redirect(w, "http://"+e+"/x") }, fault.Denied, "refusing to send content where a redirect leads"},
+		"no leave to push":              {func(w http.ResponseWriter, _ string) { w.WriteHeader(http.StatusForbidden) }, fault.Transient, "403"},
+		"an answer that means nothing":  {func(w http.ResponseWriter, _ string) { w.WriteHeader(http.StatusOK) }, fault.Transient, "200"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

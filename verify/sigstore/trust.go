@@ -238,16 +238,22 @@ func strong(pub crypto.PublicKey) error {
 // is t's signer. cert is the certificate that it was made with, or nil.
 func (t trust) identify(st verify.Statement, cert *x509.Certificate, times []time.Time) (verify.Statement, error) {
 	st.Signers = []string{t.signer.Name}
+	var last time.Time // one who lies dates back
 	for _, at := range times {
 		if st.Time.IsZero() || at.Before(st.Time) {
 			st.Time = at
 		}
+		if at.After(last) {
+			last = at
+		}
 	}
-	if err := t.inWindow(st.Time); err != nil {
-		return verify.Statement{}, err
+	for _, at := range []time.Time{st.Time, last} {
+		if err := t.inWindow(at); err != nil {
+			return verify.Statement{}, err
+		}
 	}
 	if t.key != nil {
-		st.Party, st.RestsOn = t.key.Value, verify.Since(st.Time, []verify.Anchor{*t.key})
+		st.Party, st.RestsOn = t.key.Value, verify.SeenAt(last, []verify.Anchor{*t.key})
 		return st, nil
 	}
 	if cert == nil {
@@ -271,9 +277,9 @@ func (t trust) identify(st verify.Statement, cert *x509.Certificate, times []tim
 		st.RestsOn = append(st.RestsOn, key)
 	}
 	if t.root.current() { // nothing proves when it was signed: it ends with the certificate
-		st.Time, st.NotAfter = time.Time{}, cert.NotAfter
+		st.Time, st.NotAfter, last = time.Time{}, cert.NotAfter, time.Time{}
 	}
-	st.RestsOn = verify.Since(st.Time, st.RestsOn)
+	st.RestsOn = verify.SeenAt(last, st.RestsOn)
 	return st, nil
 }
 

@@ -31,6 +31,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -45,10 +46,12 @@ const (
 	bundleType  = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	payloadType = "application/vnd.in-toto+json"
 
-	maxWaiting = 4096 // summaries that wait to be attached
-	maxTries   = 6    // of one, each after twice the time of the last
-	firstPause = 2 * time.Second
-	signBudget = time.Minute // of one, with all that it asks over the network
+	maxWaiting  = 4096 // summaries that wait to be attached
+	workers     = 4
+	maxAttached = 64              // documents that refer to an artifact: verifiers read so many and no more
+	firstPause  = 2 * time.Second // before one is tried again; then twice as long
+	lastPause   = 8 * time.Second
+	signBudget  = 30 * time.Second // of one try, with all that it asks over the network
 )
 
 // Config says who speaks, and of what.
@@ -132,7 +135,7 @@ func New(conf Config, to Attacher, log *slog.Logger) (*Publisher, error) {
 
 // Verified takes note of what was verified in an environment. It does not block:
 // what does not fit is left out, and comes again with the next verification.
-func (p *Publisher) Verified(environment string, report verify.Report) {
+func (p *Publisher) Verified(ctx context.Context, environment string, report verify.Report) {
 	for _, e := range report.Evidence {
 		if !passed(e) || !p.match(e.Subject.Name) || e.Subject.Digest == "" {
 			continue
@@ -144,6 +147,7 @@ func (p *Publisher) Verified(environment string, report verify.Report) {
 		select {
 		case p.work <- t:
 		default:
+			p.log.WarnContext(ctx, "summary left out: too many wait", slog.String("artifact", e.Subject.Pinned()))
 		}
 	}
 }
@@ -163,15 +167,23 @@ func (p *Publisher) isKnown(t told) bool {
 
 // key names what a summary says.
 func (p *Publisher) key(t told) string {
-	return strings.Join([]string{t.evidence.Subject.Pinned(), t.environment, t.evidence.Rule, p.conf.Policy.String(), p.conf.Verifier}, " ")
+	return strings.Join([]string{t.evidence.Subject.Pinned(), t.environment, t.evidence.Rule, p.conf.Verifier}, " ")
 }
 
 // Run signs and attaches until ctx ends.
 func (p *Publisher) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for range workers { // a registry that hangs holds up one of them
+		g.Go(func() error { p.attachAll(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+func (p *Publisher) attachAll(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case t := <-p.work:
 			if p.isKnown(t) {
 				continue
@@ -184,11 +196,16 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
-// publish makes t known, and tries again what may pass.
+// publish makes t known. What is attached is signed once, so that to try again
+// attaches nothing twice.
 func (p *Publisher) publish(ctx context.Context, t told) error {
-	var err error
-	for try, pause := 0, firstPause; try < maxTries; try, pause = try+1, 2*pause {
-		if err = p.attach(ctx, t); err == nil || fault.KindOf(err) != fault.Transient {
+	b, err := p.sign(ctx, t)
+	if err != nil {
+		return fault.Wrap(fault.Transient, op, "", err)
+	}
+	for pause := firstPause; ; pause *= 2 {
+		err = p.attach(ctx, t, b)
+		if err == nil || fault.KindOf(err) != fault.Transient || pause > lastPause {
 			return err
 		}
 		select {
@@ -197,18 +214,13 @@ func (p *Publisher) publish(ctx context.Context, t told) error {
 		case <-time.After(pause):
 		}
 	}
-	return err
 }
 
-func (p *Publisher) attach(ctx context.Context, t told) error {
+func (p *Publisher) attach(ctx context.Context, t told, b []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, signBudget)
 	defer cancel()
-	b, err := p.sign(ctx, t)
-	if err != nil {
-		return fault.Wrap(fault.Transient, op, "", err)
-	}
 	s := t.evidence.Subject
-	d, err := p.attacher.Attach(ctx, s.Name, s.Digest, registry.Attachment{MediaType: bundleType, Content: b, Annotations: map[string]string{
+	d, err := p.attacher.Attach(ctx, s.Name, s.Digest, registry.Attachment{MediaType: bundleType, Content: b, Most: maxAttached, Annotations: map[string]string{
 		"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": vsa.Predicate,
 		"org.opencontainers.image.created": t.at.UTC().Format(time.RFC3339),
 	}})
@@ -216,7 +228,10 @@ func (p *Publisher) attach(ctx context.Context, t told) error {
 		return err
 	}
 	p.log.InfoContext(ctx, "summary attached", slog.String("artifact", s.Pinned()), slog.String("environment", t.environment), slog.String("summary", d.String()))
-	return p.remember(t)
+	if err := p.remember(t); err != nil { // a restart attaches it once more
+		p.log.WarnContext(ctx, "summary not remembered", slog.String("artifact", s.Pinned()), slog.String("error", err.Error()))
+	}
+	return nil
 }
 
 // remember notes that t is known, and forgets what has to be said again.
@@ -237,6 +252,8 @@ func (p *Publisher) sign(ctx context.Context, t told) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, signBudget)
+	defer cancel()
 	options := sign.BundleOptions{Context: ctx}
 	if p.conf.TimestampURL != "" {
 		options.TimestampAuthorities = []*sign.TimestampAuthority{sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: p.conf.TimestampURL, Timeout: 20 * time.Second})}
@@ -246,6 +263,12 @@ func (p *Publisher) sign(ctx context.Context, t told) ([]byte, error) {
 		return nil, err
 	}
 	return protojson.Marshal(b)
+}
+
+// policy names what was verified by. Summaries of two environments, or by two rules,
+// do not replace each other.
+func (p *Publisher) policy(t told) string {
+	return "urn:holdfast:trust-rule:" + url.PathEscape(t.environment) + ":" + url.PathEscape(t.evidence.Rule)
 }
 
 // statement says what was verified, and nothing else.
@@ -263,7 +286,7 @@ func (p *Publisher) statement(t told) map[string]any {
 			"verifier":           map[string]any{"id": p.conf.Verifier, "version": map[string]string{"holdfast": p.conf.Version}},
 			"timeVerified":       t.at.UTC().Format(time.RFC3339),
 			"resourceUri":        "oci://" + s.Name,
-			"policy":             map[string]any{"uri": "urn:holdfast:trust-rule:" + url.PathEscape(t.evidence.Rule), "digest": map[string]string{"sha256": p.conf.Policy.Encoded()}},
+			"policy":             map[string]any{"uri": p.policy(t), "digest": map[string]string{"sha256": p.conf.Policy.Encoded()}},
 			"inputAttestations":  inputs,
 			"verificationResult": "PASSED",
 			"verifiedLevels":     levels(t.environment, t.evidence),

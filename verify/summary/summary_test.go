@@ -102,7 +102,7 @@ func (b bed) publish(t *testing.T, conf summary.Config, to summary.Attacher, e v
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	p.Verified("staging", verify.Report{Evidence: []verify.Evidence{e}})
+	p.Verified(t.Context(), "staging", verify.Report{Evidence: []verify.Evidence{e}})
 	select {
 	case known := <-saved:
 		if len(known) != 1 {
@@ -183,12 +183,31 @@ func TestSummary(t *testing.T) {
 			}
 			// What was there before is still there beside it.
 			second := b.evidence
-			second.Rule = "other"
+			second.Rule, second.Checks = "other", []verify.Check{{Name: "sbom", OK: true}}
 			b.publish(t, config(c.private), b.client, second)
+			if err := b.judge(t, by, ask(nil)); err != nil {
+				t.Errorf("what another rule verified takes the place of it: %v", err)
+			}
+			if err := b.judge(t, by, ask(func(q *verify.VSARequirement) { q.Levels = []string{"HOLDFAST_VERIFIED_SBOM"} })); err != nil {
+				t.Error(err)
+			}
 			if list := must(b.client.Referrers(t.Context(), b.evidence.Subject.Name, b.evidence.Subject.Digest))(t); len(list) != 2 {
 				t.Errorf("%d summaries are attached", len(list))
 			}
 		})
+	}
+}
+
+// TestRoom: an artifact that much refers to already is left alone, for verifiers refuse
+// one with too much.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, testenv.RegistryOptions{Referrers: true})
+	for i := range 3 {
+		_, err := b.client.Attach(t.Context(), b.evidence.Subject.Name, b.evidence.Subject.Digest, registry.Attachment{MediaType: "application/x", Content: []byte{'0' + byte(i)}, Most: 2})
+		if (err == nil) != (i < 2) {
+			t.Errorf("number %d: %v", i+1, err)
+		}
 	}
 }
 
@@ -261,21 +280,21 @@ func TestSilence(t *testing.T) {
 	good := verify.Evidence{Subject: verify.Subject{Name: "ghcr.io/acme/app", Digest: d}, Rule: "acme", Checks: []verify.Check{{Name: "signature", OK: true}}}
 	conf := config(private)
 	conf.Repositories = []string{"ghcr.io/acme/*"}
-	conf.Known = map[string]time.Time{good.Subject.Pinned() + " staging acme " + conf.Policy.String() + " " + verifier: time.Now()}
+	conf.Known = map[string]time.Time{good.Subject.Pinned() + " staging acme " + verifier: time.Now()}
 	waived, failed, elsewhere, nothing := good, good, good, good
 	waived.Rule, waived.Checks = "waived", []verify.Check{{Name: "signature", OK: true}, {Name: "sbom", Waived: "exception by dave"}}
 	failed.Rule, failed.Checks = "failed", []verify.Check{{Name: "signature"}}
 	elsewhere.Subject.Name = "ghcr.io/other/app"
 	nothing.Rule, nothing.Checks = "nothing", nil
 
-	ctx, cancel := context.WithCancel(t.Context())
 	p := must(summary.New(conf, silent{t}, slog.New(slog.DiscardHandler)))(t)
-	done := make(chan error)
-	go func() { done <- p.Run(ctx) }()
-	p.Verified("staging", verify.Report{Evidence: []verify.Evidence{waived, failed, elsewhere, nothing, good}})
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
+	for name, e := range map[string]verify.Evidence{"waived": waived, "failed": failed, "elsewhere": elsewhere, "nothing": nothing, "known": good} {
+		if p.Verified(t.Context(), "staging", verify.Report{Evidence: []verify.Evidence{e}}); p.Waiting() != 0 {
+			t.Fatalf("%s: something is said", name)
+		}
+	}
+	if p.Verified(t.Context(), "production", verify.Report{Evidence: []verify.Evidence{good}}); p.Waiting() != 1 {
+		t.Error("nothing is said in another environment")
 	}
 }
 

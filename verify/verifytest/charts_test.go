@@ -106,9 +106,6 @@ func TestCharts(t *testing.T) {
 			t.Errorf("%s: %v (%v), want %q", what, err, fault.KindOf(err), c.want)
 		}
 	}
-	if err := judge(verify.KindImage, good); fault.KindOf(err) != fault.Denied {
-		t.Errorf("a chart passes for an image: %v", err)
-	}
 	index := must(verifytest.PushImage(t.Context(), reg.Host+"/charts/index:1", verifytest.ImageOptions{Platforms: []string{"linux/amd64"}}))(t)
 	if err := judge(verify.KindChart, reg.Host+"/charts/index@"+index.String()); fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "it is an index") {
 		t.Errorf("an index: %v", err)

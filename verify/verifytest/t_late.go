@@ -114,7 +114,7 @@ func (s *suite) revocations(t *testing.T, layout Layout) {
 }
 
 // bare leaves out since when something is known to have been there.
-func bare(anchors []verify.Anchor) []verify.Anchor { return verify.Since(time.Time{}, anchors) }
+func bare(anchors []verify.Anchor) []verify.Anchor { return verify.SeenAt(time.Time{}, anchors) }
 
 // since takes trust away as of some time: what is proven to be signed before still
 // counts, from the cache too, and what nothing proves the time of does not.

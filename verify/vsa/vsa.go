@@ -65,7 +65,7 @@ func (j Judge) Judge(st verify.Statement, now time.Time) (verify.Finding, error)
 	if err := intoto.Decode(st.Predicate, &s); err != nil {
 		return verify.Finding{}, fmt.Errorf("the summary is not usable: %w", err)
 	}
-	f := verify.Finding{Made: s.TimeVerified.Time, Series: s.Verifier.ID + " " + s.ResourceURI}
+	f := verify.Finding{Made: s.TimeVerified.Time, Series: s.Verifier.ID + " " + s.ResourceURI + " " + s.Policy.URI}
 	if err := s.complete(); err != nil {
 		return f, fmt.Errorf("the summary is not usable: %w", err)
 	}
