@@ -27,7 +27,7 @@ type Summaries struct {
 	KeyFile      string     `json:"keyFile" jsonschema_description:"Private key in PEM, ECDSA over P-256 or Ed25519: PKCS #8, or as cosign generate-key-pair writes it."`
 	PasswordFile string     `json:"passwordFile,omitempty" jsonschema_description:"File with the password of the key."`
 	Repositories []string   `json:"repositories" jsonschema_description:"Globs on normalised names, segment by segment: where to attach."`
-	Every        Duration   `json:"every,omitempty" jsonschema_description:"After how long another summary is attached to what is verified still, 24h by default."`
+	Every        Duration   `json:"every,omitempty" jsonschema_description:"How long a summary is good for, 24h by default: what is deployed anew after it gets another one."`
 	TimestampURL string     `json:"timestampURL,omitempty" jsonschema_description:"An RFC 3161 timestamp authority that says when a summary was signed. Without one its readers know no time: their signer must be unlogged."`
 	Registries   []Registry `json:"registries,omitempty" jsonschema_description:"Accounts that may push, in the place of those under registries, which then need not."`
 }
