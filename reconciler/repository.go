@@ -44,13 +44,14 @@ type repository struct {
 	poked   chan struct{} // look now
 	polling sync.Mutex    // held while the repository is looked at; guards what follows
 
-	attempts int
-	head     string    // newest head that was seen, and when it was first seen
-	seen     time.Time //
-	refusal  error     // why head is refused; judged again only when it changes
-	broken   error     // the mark cannot be read: nothing is taken
-	since    time.Time // when the head was confirmed last, as far as that is kept; else the first look
-	stale    bool      // it is known that the head could not be confirmed for too long
+	attempts  int
+	takenSeen time.Time // when what is enforced was first seen, where that may be another one than the newest
+	head      string    // newest head that was seen, and when it was first seen
+	seen      time.Time //
+	refusal   error     // why head is refused; judged again only when it changes
+	broken    error     // the mark cannot be read: nothing is taken
+	since     time.Time // when the head was confirmed last, as far as that is kept; else the first look
+	stale     bool      // it is known that the head could not be confirmed for too long
 }
 
 // snapshotSeen returns when the newest verified commit was first seen.
@@ -148,7 +149,7 @@ func (r *Reconciler) watchAge(ctx context.Context, repo *repository) {
 	}
 	st, confirmed := repo.snapshotStatus(), repo.confirmed()
 	if repo.MaxAge > 0 && st.Verified != "" && confirmed.Sub(repo.since) > repo.MaxAge/8 {
-		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Enforced: repo.taken(), Seen: st.seen, Confirmed: confirmed}); err != nil {
+		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Enforced: repo.taken(), EnforcedSeen: repo.takenSeen, Seen: st.seen, Confirmed: confirmed}); err != nil {
 			r.Log.WarnContext(ctx, "repository state not kept", slog.String("repository", repo.Name), slog.String("error", err.Error()))
 		} else {
 			repo.since = confirmed
@@ -245,7 +246,7 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	}
 	// The mark comes first: once anything of this commit is in the world, no
 	// restart may go back behind it.
-	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), Seen: repo.seen, Confirmed: time.Now().UTC()}); err != nil {
+	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), EnforcedSeen: repo.takenSeen, Seen: repo.seen, Confirmed: time.Now().UTC()}); err != nil {
 		return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 	}
 	repo.note(func(st *RepositoryStatus) { st.Verified, st.seen = head.ID, repo.seen })
@@ -255,7 +256,8 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	if err := r.take(ctx, repo, snap, commit, repo.seen); err != nil || repo.Take == nil {
 		return commit, err
 	}
-	err = r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), Seen: repo.seen, Confirmed: time.Now().UTC()})
+	repo.takenSeen = repo.seen
+	err = r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), EnforcedSeen: repo.takenSeen, Seen: repo.seen, Confirmed: time.Now().UTC()})
 	return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 }
 

@@ -246,9 +246,10 @@ func (r *Reconciler) endRollback(ctx context.Context, rb *rollback, commit strin
 // caller holds repo.polling.
 func (r *Reconciler) retake(ctx context.Context, repo *repository) error {
 	st := repo.snapshotStatus()
-	snap, commit, err := r.past(ctx, repo, st.Verified, repo.snapshotSeen())
+	id, seen := repositoryState{Verified: st.Verified, Seen: repo.snapshotSeen(), Enforced: repo.taken(), EnforcedSeen: repo.takenSeen}.taken()
+	snap, commit, err := r.past(ctx, repo, id, seen)
 	if err != nil {
 		return err
 	}
-	return r.take(ctx, repo, snap, commit, repo.snapshotSeen())
+	return r.take(ctx, repo, snap, commit, seen)
 }

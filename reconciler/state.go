@@ -1,7 +1,6 @@
 package reconciler
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,11 +32,20 @@ type repositoryState struct {
 	Verified string `json:"verified"` // newest commit that was authorised
 	// Enforced is the commit that was taken, where the newest one may be refused
 	// after it was authorised; empty: Verified.
-	Enforced string    `json:"enforced,omitempty"`
-	Seen     time.Time `json:"seen"` // when it was first seen: signatures are judged at this time
+	Enforced     string    `json:"enforced,omitempty"`
+	EnforcedSeen time.Time `json:"enforcedSeen,omitzero"`
+	Seen         time.Time `json:"seen"` // when it was first seen: signatures are judged at this time
 	// Confirmed is when the source last said which commit is the newest, give or
 	// take an eighth of the repository's maxAge.
 	Confirmed time.Time `json:"confirmed,omitzero"`
+}
+
+// taken returns the commit that was taken, and when it was first seen.
+func (st repositoryState) taken() (id string, seen time.Time) {
+	if st.Enforced == "" {
+		return st.Verified, st.Seen
+	}
+	return st.Enforced, st.EnforcedSeen
 }
 
 // stackState is what is kept about a stack.
@@ -225,12 +233,14 @@ func (r *Reconciler) resumeRepository(ctx context.Context, repo *repository, st 
 		repo.since = st.Confirmed
 	}
 	repo.note(func(s *RepositoryStatus) { s.Verified, s.seen = st.Verified, st.Seen })
-	newest, commit, err := r.past(ctx, repo, cmp.Or(st.Enforced, st.Verified), st.Seen)
+	repo.head, repo.seen = st.Verified, st.Seen // also where it has to be fetched again
+	id, seen := st.taken()
+	newest, commit, err := r.past(ctx, repo, id, seen)
 	if err != nil {
 		return err
 	}
-	repo.head, repo.seen = st.Verified, st.Seen
-	if err := r.take(ctx, repo, newest, commit, st.Seen); err != nil {
+	repo.takenSeen = seen
+	if err := r.take(ctx, repo, newest, commit, seen); err != nil {
 		if repo.Take == nil {
 			return err
 		}

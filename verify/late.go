@@ -29,7 +29,8 @@ const maxSights = 8192
 type sights struct {
 	mu    sync.Mutex
 	first map[cacheKey]time.Time
-	order []cacheKey // insertion order, for eviction
+	order []cacheKey             // insertion order, for eviction
+	kept  map[cacheKey]time.Time // when the inputs of a refusal were kept
 }
 
 // see returns the first sight of key, which is now if there was none.
@@ -49,6 +50,24 @@ func (s *sights) see(key cacheKey, now time.Time) time.Time {
 		s.order = s.order[1:]
 	}
 	return now
+}
+
+// keepEvery bounds how often the inputs of one refusal are kept: whoever may push to a
+// registry can have an artifact looked at again at any time.
+const keepEvery = 5 * time.Minute
+
+// again reports whether the inputs of a refusal of key may be kept once more.
+func (s *sights) again(key cacheKey, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at, ok := s.kept[key]; ok && now.Sub(at) < keepEvery {
+		return false
+	}
+	if s.kept == nil || len(s.kept) >= maxSights {
+		s.kept = map[cacheKey]time.Time{}
+	}
+	s.kept[key] = now
+	return true
 }
 
 // forget ends the waiting for key.

@@ -36,7 +36,7 @@ type Inputs struct {
 
 // MaxAnswers is how many bytes of answers are kept for one verdict. Honest ones are
 // a hundredth of that.
-const MaxAnswers = 32 << 20
+const MaxAnswers = 16 << 20
 
 // Keeper keeps what a verdict was reached with. It returns the digest of the document
 // at once, or nothing where it may not be kept, and MUST have it stored before an

@@ -276,7 +276,7 @@ func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error
 	if err = s.waive(ctx, &rule.rule, env, &e, err); err != nil {
 		err = s.late(env, rule.key(resolved), seen, err)
 	}
-	if err == nil || fault.KindOf(err) == fault.Denied {
+	if err == nil || fault.KindOf(err) == fault.Denied && s.sights.again(rule.key(resolved), seen) {
 		s.keepInputs(&e)
 	}
 	e.inputs = nil

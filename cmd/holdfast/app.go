@@ -86,7 +86,7 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 }
 
 func (a *app) wire(ctx context.Context) error {
-	keep := &keeper{ledger: a.ledger, scrub: a.secrets.scrub}
+	keep := &keeper{ledger: a.ledger, log: a.log, scrub: a.secrets.scrub, holds: a.secrets.holds}
 	artifacts, err := newArtifacts(a.cfg, a.secrets, a.revoked, evidenceGrace(a.cfg), keep)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (a *app) wire(ctx context.Context) error {
 	if a.herald, err = newHerald(a.cfg, a.secrets, a.log, a.registry, a.targets); err != nil {
 		return err
 	}
-	if a.summaries, err = newSummaries(a.cfg, a.secrets, a.log); err != nil {
+	if a.summaries, err = newSummaries(a.cfg, a.secrets, a.revoked, a.log); err != nil {
 		return err
 	}
 	a.reconciler, err = reconciler.New(reconciler.Config{
@@ -362,6 +362,9 @@ func (s *secrets) scrub(text string) string {
 	}
 	return text
 }
+
+// holds reports whether a text has a secret of the operator in it.
+func (s *secrets) holds(text string) bool { return s.root != nil && s.root.Holds(text) }
 
 // readSecret reads a secret from a file, without the newline that editors add.
 func readSecret(path string) (string, error) {

@@ -160,7 +160,7 @@ func offline(ctx context.Context, cfg *config.Loaded, repository string, connect
 	if err := sec.use(make([]byte, 32), cfg); err != nil {
 		return nil, err
 	}
-	if _, err := newSummaries(cfg, sec, slog.New(slog.DiscardHandler)); err != nil {
+	if _, err := newSummaries(cfg, sec, new(verify.Revocations), slog.New(slog.DiscardHandler)); err != nil {
 		return nil, err
 	}
 	artifacts, err := newArtifacts(cfg, sec, new(verify.Revocations), nil, nil)

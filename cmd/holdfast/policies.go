@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -22,7 +23,9 @@ type policySet struct {
 }
 
 func newPolicies(ctx context.Context, cfg *config.Loaded, trust *artifactTrust, keep *keeper) (*policySet, error) {
-	ps := &policySet{evaluators: map[[2]string]policy.Evaluator{}, folders: &policyFolders{by: map[string]policyFolder{}}}
+	ps := &policySet{evaluators: map[[2]string]policy.Evaluator{}, folders: &policyFolders{
+		by: map[string]policyFolder{}, file: filepath.Join(cfg.StateDir, "git-policies.json"),
+	}}
 	var errs []error
 	for _, e := range cfg.Environments {
 		for target, used := range map[string]bool{"kubernetes": e.Kubernetes != nil, "terraform": e.Terraform != nil} {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/durable"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/policy"
 	"github.com/holdfast-dev/holdfast/policy/rego"
@@ -25,6 +28,8 @@ import (
 // policyFolders are the policies in repositories that are followed, each as of the
 // verified commit that changed it last.
 type policyFolders struct {
+	file string // what each set rested on, for a restart
+
 	taking sync.Mutex // held while a commit is taken: two repositories may come at once
 
 	mu sync.Mutex
@@ -84,11 +89,15 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 		if err != nil {
 			return false, err
 		}
-		if old, ok := next[set.Name]; ok && maps.EqualFunc(old.files.Files, files.Files, bytes.Equal) {
-			continue // it rests on the commit that changed it
+		old, ok := next[set.Name]
+		if ok && maps.EqualFunc(old.files.Files, files.Files, bytes.Equal) {
+			continue // it rests on the commit that changed it: who comes after did not vouch for it
 		}
 		changed[set.Name] = true
 		next[set.Name] = policyFolder{commit: snap.Revision.ID, files: files, rests: commit.RestsOn}
+		if was := ps.folders.kept()[set.Name]; !ok && was.Files == digestOf(files) {
+			next[set.Name] = policyFolder{commit: was.Commit, files: files, rests: was.Rests}
+		}
 	}
 	if len(changed) == 0 {
 		return false, nil
@@ -111,6 +120,9 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 			all = append(all, compiled{p, ev})
 		}
 	}
+	if err := ps.folders.keep(next); err != nil {
+		return false, err
+	}
 	ps.folders.mu.Lock()
 	ps.folders.by = next
 	ps.folders.mu.Unlock()
@@ -118,6 +130,44 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 		c.of.use(c.ev, next)
 	}
 	return true, nil
+}
+
+// keptFolder is what is kept about a policyFolder.
+type keptFolder struct {
+	Commit string          `json:"commit"`
+	Files  digest.Digest   `json:"files"`
+	Rests  []verify.Anchor `json:"rests"`
+}
+
+func digestOf(files rego.SourceBundle) digest.Digest {
+	b, err := json.Marshal(files)
+	if err != nil { // names and bytes
+		panic("holdfast: policies are not JSON: " + err.Error())
+	}
+	return digest.FromBytes(b)
+}
+
+// kept returns what was kept. What cannot be read is made again, and rests on the
+// newest commit.
+func (f *policyFolders) kept() map[string]keptFolder {
+	var out map[string]keptFolder
+	if b, err := os.ReadFile(f.file); err != nil || json.Unmarshal(b, &out) != nil {
+		return nil
+	}
+	return out
+}
+
+// keep keeps which commit each folder rests on.
+func (f *policyFolders) keep(folders map[string]policyFolder) error {
+	out := map[string]keptFolder{}
+	for name, folder := range folders {
+		out[name] = keptFolder{folder.commit, digestOf(folder.files), folder.rests}
+	}
+	b, err := json.Marshal(out)
+	if err == nil {
+		err = durable.Replace(f.file, b)
+	}
+	return fault.Wrap(fault.Transient, "holdfast.policies", "look at the state directory: disk full, read-only or lost?", err)
 }
 
 // all returns the folders of every set.
@@ -262,7 +312,7 @@ func (p *bundledPolicies) build(ctx context.Context, folders map[string]policyFo
 		}
 		if set.Git != nil {
 			b := folders[set.Name].files.Bundle()
-			b.Name = "git/" + set.Name
+			b.Name, b.Own = "git/"+set.Name, true
 			rc.Bundles = append(rc.Bundles, b)
 		}
 	}

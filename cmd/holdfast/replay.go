@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,43 +34,67 @@ import (
 // nothing.
 type keeper struct {
 	ledger *ledger.Ledger
-	scrub  func(string) string
+	log    *slog.Logger
+	// scrub masks every secret; holds finds those of the operator, in one pass: the
+	// bytes that it looks at are a stranger's.
+	scrub func(string) string
+	holds func(string) bool
 
-	one sync.Mutex // documents are made one at a time: each takes some times its size
+	told sync.Once
 }
+
+// inline is the largest answer that is kept within its inputs. Larger ones are kept by
+// themselves, and so once, whoever asks again.
+const inline = 16 << 10
 
 // inputs implements [verify.Keeper]. Signed bytes cannot be masked: what has a secret
 // in it is not kept, and that verdict cannot be replayed.
 func (k *keeper) inputs(in verify.Inputs) digest.Digest {
-	if k == nil || in.TooMuch {
+	switch {
+	case k == nil:
 		return ""
+	case in.TooMuch:
+		return k.left("the answers are too many bytes")
 	}
-	k.one.Lock()
-	defer k.one.Unlock()
-	for _, b := range in.Content {
-		if k.scrub(string(b)) != string(b) {
-			return ""
+	small := make(map[digest.Digest][]byte, len(in.Content))
+	for d, b := range in.Content {
+		switch {
+		case k.holds(string(b)):
+			return k.left("an answer has a secret in it")
+		case len(b) > inline:
+			if k.ledger.Keep(b) == "" {
+				return k.left("the disk takes nothing")
+			}
+		default:
+			small[d] = b
 		}
 	}
-	return k.store(in)
+	in.Content = small
+	b, err := json.Marshal(in)
+	if err != nil || k.holds(string(b)) {
+		return k.left("it has a secret in it")
+	}
+	return k.ledger.Keep(b)
 }
 
-// document keeps a document that is JSON.
+// document keeps a document that is JSON, unless there is a secret in it.
 func (k *keeper) document(v any) digest.Digest {
 	if k == nil {
 		return ""
 	}
-	k.one.Lock()
-	defer k.one.Unlock()
-	return k.store(v)
-}
-
-func (k *keeper) store(v any) digest.Digest {
 	b, err := json.Marshal(v)
 	if err != nil || k.scrub(string(b)) != string(b) {
-		return ""
+		return k.left("it has a secret in it")
 	}
 	return k.ledger.Keep(b)
+}
+
+// left says, once, that something is not kept.
+func (k *keeper) left(why string) digest.Digest {
+	k.told.Do(func() {
+		k.log.Warn("inputs of a verdict are not kept, which is said once", slog.String("reason", why)) //nolint:sloglint // there is no context here
+	})
+	return ""
 }
 
 // noted returns a reader of files, and where it notes what it read.
@@ -334,7 +359,7 @@ func (p player) replay(ctx context.Context, e ledger.Entry) []replayed {
 		var d *policy.Decision
 		lost(whatPolicies, p.body(ctx, e, role, &d))
 		if d != nil {
-			out = append(out, p.decision(ctx, *d))
+			out = append(out, p.decision(ctx, *d, report))
 		}
 	}
 	return out
@@ -418,6 +443,9 @@ func (p player) again(ctx context.Context, then verify.Evidence, env string, jud
 		err = p.shared(ctx, in.Trust, &whom)
 	}
 	if err == nil {
+		err = p.complete(ctx, &in)
+	}
+	if err == nil {
 		err = p.sound(in, then)
 	}
 	if err != nil {
@@ -433,6 +461,25 @@ func (p player) again(ctx context.Context, then verify.Evidence, env string, jud
 	out.Differ = differences(then, now)
 	out.Same = out.Now == out.Then && len(out.Differ) == 0
 	return out
+}
+
+// complete brings the answers that are kept by themselves.
+func (p player) complete(ctx context.Context, in *verify.Inputs) error {
+	total := 0
+	for _, d := range in.Answers {
+		if _, ok := in.Content[d]; ok || d == "" {
+			continue
+		}
+		b, err := p.r.Body(ctx, d)
+		if err != nil {
+			return err
+		}
+		if total += len(b); total > verify.MaxAnswers {
+			return errors.New("its answers are more than are ever kept")
+		}
+		in.Content[d] = b
+	}
+	return nil
 }
 
 // sound checks that the inputs are those of the evidence and not of another, that each
@@ -451,12 +498,20 @@ func (p player) sound(in verify.Inputs, then verify.Evidence) error {
 			return fmt.Errorf("the answer %s was changed", d)
 		}
 	}
+	judged := in.Time
+	if b.Kind == commit.KindCommit { // that is when it was first seen; it is judged anew for each entry
+		judged = p.entry.Time
+	}
 	known := revocations(in)
 	for _, e := range p.revoked {
 		var one verify.Revocations
 		reconciler.TakeUpRevocation(&one, e)
 		for _, v := range one.List() {
-			if e.Time.Add(replaySkew).Before(in.Time) && known.Check(v.Anchor) == nil {
+			last := v.Anchor // the latest that it spares
+			if !v.Since.IsZero() {
+				last.At = v.Since
+			}
+			if e.Time.Add(replaySkew).Before(judged) && known.Check(last) == nil {
 				return fmt.Errorf("%s was revoked before, and the inputs leave that out", v.Anchor)
 			}
 		}
@@ -518,7 +573,7 @@ func (p player) artifact(ctx context.Context, env string, in verify.Inputs, whom
 }
 
 // decision judges by policies again.
-func (p player) decision(ctx context.Context, then policy.Decision) replayed {
+func (p player) decision(ctx context.Context, then policy.Decision, report verify.Report) replayed {
 	out := replayed{What: whatPolicies, Name: "of the stage " + string(then.Stage), Then: then.Allowed()}
 	if then.Inputs == "" {
 		out.Why, out.NotKept = "what they judged was not kept", true
@@ -540,6 +595,10 @@ func (p player) decision(ctx context.Context, then policy.Decision) replayed {
 	}
 	if err != nil {
 		out.Why = err.Error()
+		return out
+	}
+	if then.Stage == policy.StagePlan && len(report.Evidence) > 0 && !sameJSON(in.Input.Report, report) {
+		out.Why = "they saw other evidence than the entry has"
 		return out
 	}
 	now.RestsOn, now.Inputs = then.RestsOn, then.Inputs // not theirs to say
@@ -579,7 +638,21 @@ func differences(then, now verify.Evidence) []string {
 	if !slices.Equal(names(then.RestsOn), names(now.RestsOn)) {
 		out = append(out, "it rests on other signers")
 	}
+	if !slices.Equal(then.Attestations, now.Attestations) {
+		out = append(out, "it was accepted with other attestations")
+	}
+	for k, v := range now.Facts { // an artifact's publisher says more of it than is judged
+		if !sameJSON(then.Facts[k], v) {
+			out = append(out, "the facts differ: "+k)
+		}
+	}
 	return out
+}
+
+func sameJSON(a, b any) bool {
+	x, err1 := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err1 == nil && err2 == nil && bytes.Equal(x, y)
 }
 
 func outcomeOf(c verify.Check) string {

@@ -26,14 +26,14 @@ const defaultSummaryAge = 24 * time.Hour
 
 // newSummaries wires what makes verdicts known to others; nil where that is not asked
 // for.
-func newSummaries(cfg *config.Loaded, sec *secrets, log *slog.Logger) (*summary.Publisher, error) {
+func newSummaries(cfg *config.Loaded, sec *secrets, revoked *verify.Revocations, log *slog.Logger) (*summary.Publisher, error) {
 	c := cfg.Trust.Summaries
 	if c == nil {
 		return nil, nil //nolint:nilnil // nobody is told
 	}
 	conf := summary.Config{
 		Verifier: c.Verifier, Version: version, TimestampURL: c.TimestampURL, Repositories: c.Repositories,
-		Policy: cfg.Digest, Every: c.Every.Or(defaultSummaryAge),
+		Policy: cfg.Digest, Every: c.Every.Or(defaultSummaryAge), Revoked: revoked.Check,
 	}
 	key, err := sec.read(c.KeyFile)
 	if err != nil {

@@ -87,20 +87,33 @@ func (m *Masker) Register(values ...string) {
 // Scrub returns s with every registered value replaced by its mask. Where values
 // overlap, one mask stands for what they cover together.
 func (m *Masker) Scrub(s string) string {
-	m.mu.RLock()
-	f, none := m.finder, len(m.values) == 0
-	m.mu.RUnlock()
-	switch {
-	case none:
+	f := m.ready()
+	if f == nil {
 		return s
-	case f == nil:
-		f = m.prepare()
 	}
 	var found []span
 	for _, v := range views(s) {
 		found = f.search(found, v)
 	}
 	return replace(s, found)
+}
+
+// Holds reports whether s has a registered value in it, as it is or encoded, but not
+// escaped over again: in one pass, and without memory, whoever wrote s.
+func (m *Masker) Holds(s string) bool {
+	f := m.ready()
+	return f != nil && len(f.search(nil, &view{text: s})) > 0
+}
+
+// ready returns the finder; nil if nothing is registered.
+func (m *Masker) ready() *finder {
+	m.mu.RLock()
+	f, none := m.finder, len(m.values) == 0
+	m.mu.RUnlock()
+	if f == nil && !none {
+		return m.prepare()
+	}
+	return f
 }
 
 // prepare makes the finder of all values that are registered by now.

@@ -197,11 +197,32 @@ func (s *fileSet) modules(e *cpolicy.Engine) map[string]*ast.Module {
 	return out
 }
 
+// refuseShared refuses a package that is in a bundle of others and in another one.
+func (s *fileSet) refuseShared(list []Bundle, modules map[string]*ast.Module) error {
+	own, in := map[string]bool{}, map[string]string{} // by package: a bundle that has it
+	for _, b := range list {
+		own[b.Name] = b.Own
+	}
+	for _, f := range s.files {
+		m := modules[f.name()]
+		if m == nil {
+			continue
+		}
+		p := m.Package.Path.String()
+		other, ok := in[p]
+		if ok && other != f.bundle && (own[f.bundle] || own[other]) {
+			return fault.New(fault.Invalid, "policy/rego.New", "give it a package of its own", "%s: %s is in %s too, whose rules it could change", f.name(), m.Package, other)
+		}
+		in[p] = f.bundle
+	}
+	return nil
+}
+
 // bundles returns the files that count, bundle by bundle in the order of list.
 func (s *fileSet) bundles(list []Bundle) []SourceBundle {
 	out := make([]SourceBundle, len(list))
 	for i, b := range list {
-		out[i] = SourceBundle{Name: b.Name, Files: map[string][]byte{}}
+		out[i] = SourceBundle{Name: b.Name, Own: b.Own, Files: map[string][]byte{}}
 		for _, f := range s.files {
 			if f.bundle == b.Name {
 				out[i].Files[f.path] = f.content

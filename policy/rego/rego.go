@@ -46,6 +46,9 @@ const DefaultTimeout = 30 * time.Second
 type Bundle struct {
 	Name string
 	FS   fs.FS
+	// Own says that others than the operator write it: a package of another bundle is
+	// refused in it, where it could make exceptions from that one's rules.
+	Own bool
 }
 
 // Config says what is evaluated.
@@ -120,6 +123,7 @@ type Source struct {
 // SourceBundle is a [Bundle] with its files by path.
 type SourceBundle struct {
 	Name  string            `json:"name"`
+	Own   bool              `json:"own,omitempty"`
 	Files map[string][]byte `json:"files"`
 }
 
@@ -129,7 +133,13 @@ func (e *Evaluator) Source() Source { return e.source }
 // Restore makes the Evaluator that a Source is of, as [New] does.
 func Restore(ctx context.Context, s Source) (*Evaluator, error) {
 	cfg := Config{Namespaces: s.Namespaces, Combine: s.Combine, Data: s.Data, Timeout: s.Timeout}
+	cfg.Timeout = min(cfg.Timeout, DefaultTimeout)
 	for _, b := range s.Bundles {
+		for p := range b.Files {
+			if !fs.ValidPath(p) {
+				return nil, fault.New(fault.Invalid, "policy/rego.Restore", "", "%q is no path in bundle %s", p, b.Name)
+			}
+		}
 		cfg.Bundles = append(cfg.Bundles, b.Bundle())
 	}
 	return New(ctx, cfg)
@@ -141,7 +151,7 @@ func (b SourceBundle) Bundle() Bundle {
 	for p, content := range b.Files {
 		files[p] = &fstest.MapFile{Data: content, Mode: 0o400}
 	}
-	return Bundle{Name: b.Name, FS: files}
+	return Bundle{Name: b.Name, FS: files, Own: b.Own}
 }
 
 // Read returns the policies and data of b, as [New] would read them.
@@ -189,6 +199,9 @@ func newEvaluator(ctx context.Context, cfg Config, engine *cpolicy.Engine, files
 	const op = "policy/rego.New"
 	modules := files.modules(engine)
 	if err := refuseSilent(modules); err != nil {
+		return nil, err
+	}
+	if err := files.refuseShared(cfg.Bundles, modules); err != nil {
 		return nil, err
 	}
 	base, err := mergeData(ctx, engine.Store(), cfg.Data)

@@ -348,6 +348,29 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// TestOwnPackages: whoever writes one bundle changes nothing about another's rules.
+func TestOwnPackages(t *testing.T) {
+	t.Parallel()
+	security := Bundle{Name: "security", FS: fstest.MapFS{"sec.rego": {Data: []byte("package sec\ndeny contains \"no\"")}}}
+	team := func(text string, own bool) Bundle {
+		return Bundle{Name: "git/team", Own: own, FS: fstest.MapFS{"team.rego": {Data: []byte(text)}}}
+	}
+	exception := "package sec\nexception contains [\"\"]"
+	for name, c := range map[string]struct {
+		bundles []Bundle
+		ok      bool
+	}{
+		"its own package":              {[]Bundle{security, team("package team\nwarn contains \"x\"", true)}, true},
+		"an exception":                 {[]Bundle{security, team(exception, true)}, false},
+		"an exception, the other way":  {[]Bundle{team(exception, true), security}, false},
+		"of two that the operator has": {[]Bundle{security, team(exception, false)}, true},
+	} {
+		if _, err := New(t.Context(), Config{Bundles: c.bundles}); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestRestore: what an evaluator was made of, through JSON, makes the same one.
 func TestRestore(t *testing.T) {
 	t.Parallel()
@@ -379,7 +402,7 @@ func TestRestore(t *testing.T) {
 	if err1 != nil || err2 != nil || len(then.Results) != 2 || then.Digest() != now.Digest() {
 		t.Errorf("%v, %v, and was %v, %v", now.Results, err2, then.Results, err1)
 	}
-	s.Bundles[0].Files["../../etc/x.rego"] = []byte("package x")
+	s.Bundles[0].Files["a/../b.rego"] = []byte("package x")
 	if _, err := Restore(t.Context(), s); err == nil {
 		t.Error("a file outside of its bundle is read")
 	}

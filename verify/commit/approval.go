@@ -11,6 +11,8 @@ import (
 	"time"
 
 	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+
+	"github.com/holdfast-dev/holdfast/verify"
 )
 
 // NotesRef is where approvals are kept: notes of Git, since no file of a commit
@@ -122,8 +124,9 @@ func (w *walk) approve(ctx context.Context, s *step, rules []Rule) error {
 		return err
 	}
 	why := slices.Clone(n.odd)
+	var revoked error
 	verified := slices.ContainsFunc(rules, func(r Rule) bool { return r.UserVerified })
-	for _, by := range w.approvers(s.id, n, &why) {
+	for _, by := range w.approvers(s.id, n, &why, &revoked) {
 		switch {
 		case s.wrote(by):
 			why = append(why, by.signer+" signed the commit")
@@ -144,8 +147,12 @@ func (w *walk) approve(ctx context.Context, s *step, rules []Rule) error {
 			}
 		}
 		if count < r.Approvals.Threshold {
-			return r.lacks(s.waiting(w.v.hintApprove(s.id), "approved by %d of %s, and %d are asked for%s",
-				count, strings.Join(distinct(r.Approvals.Signers), ", "), r.Approvals.Threshold, reasons(why)))
+			err := s.waiting(w.v.hintApprove(s.id), "approved by %d of %s, and %d are asked for%s",
+				count, strings.Join(distinct(r.Approvals.Signers), ", "), r.Approvals.Threshold, reasons(why))
+			if revoked != nil { // what ran by it goes on being watched
+				err = errors.Join(err, revoked)
+			}
+			return r.lacks(err)
 		}
 	}
 	return nil
@@ -172,11 +179,14 @@ func (s *step) wrote(by match) bool {
 
 // approvers returns who approved a commit in the repository and on the ref that
 // are followed. Why the others do not count is added to why.
-func (w *walk) approvers(id string, n notes, why *[]string) []match {
+func (w *walk) approvers(id string, n notes, why *[]string, revoked *error) []match {
 	var out []match
 	add := func(m match, err error) {
 		if err == nil {
 			err = w.v.revoked.Check(m.anchors...)
+		}
+		if errors.Is(err, verify.ErrRevoked) {
+			*revoked = err
 		}
 		if err != nil {
 			*why = append(*why, err.Error())

@@ -82,7 +82,10 @@ func (k keyring) verifyCertified(c *object) (match, error) {
 // certified is the match of a signature by h, as a Prover described it.
 func (h holder) certified(by verify.Statement) match {
 	m := match{signer: h.Name, kind: "x509", fingerprint: by.Party, time: by.Time,
-		anchors: append(verify.SeenAt(by.Time, []verify.Anchor{{Kind: verify.AnchorIdentity, Value: h.Name}}), by.RestsOn...)}
+		anchors: append([]verify.Anchor{{Kind: verify.AnchorIdentity, Value: h.Name}}, by.RestsOn...)}
+	if len(by.RestsOn) > 0 { // all are of the same signature
+		m.anchors[0].At = by.RestsOn[0].At
+	}
 	if by.Certificate != nil {
 		m.fingerprint = clip(by.Certificate.Subject + " (" + by.Certificate.Issuer + ")")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +54,10 @@ func TestRevokedSince(t *testing.T) {
 	c := r.approving(1)
 	r.accepts(c, two, approved)
 	r.waits(since(c, anchor(verify.AnchorKey, r.bob.Fingerprint()), r.now.Add(time.Second)), two, approved, "nothing proves when this was signed")
+	// What ran by it is no less revoked for waiting for another approval.
+	if _, err := r.verify(since(c, anchor(verify.AnchorKey, r.bob.Fingerprint()), r.now), two, approved); !errors.Is(err, verify.ErrRevoked) {
+		t.Errorf("a revoked approval: %v", err)
+	}
 }
 
 func TestEvidenceRestsOnEverySigner(t *testing.T) {

@@ -66,6 +66,8 @@ type Config struct {
 	// TimestampURL is an RFC 3161 authority that says when a summary was signed;
 	// empty: nobody does.
 	TimestampURL string
+	// Revoked returns an error if something that evidence rests on is revoked.
+	Revoked func(...verify.Anchor) error
 	// Repositories are patterns, as in a trust rule.
 	Repositories []string
 	// Policy is the digest of the operator's file.
@@ -115,6 +117,8 @@ func New(conf Config, to Attacher, log *slog.Logger) (*Publisher, error) {
 		return invalid("verifier %q is not a URI", conf.Verifier)
 	case conf.Every <= 0:
 		return invalid("every is not positive")
+	case conf.Revoked == nil:
+		return invalid("nobody knows what is revoked")
 	case to == nil || log == nil:
 		return invalid("nowhere to attach or to report to")
 	}
@@ -204,6 +208,9 @@ func (p *Publisher) publish(ctx context.Context, t told) error {
 		return fault.Wrap(fault.Transient, op, "", err)
 	}
 	for pause := firstPause; ; pause *= 2 {
+		if err := p.conf.Revoked(t.evidence.RestsOn...); err != nil { // since it was verified
+			return err
+		}
 		err = p.attach(ctx, t, b)
 		if err == nil || fault.KindOf(err) != fault.Transient || pause > lastPause {
 			return err

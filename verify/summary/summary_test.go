@@ -115,7 +115,8 @@ func (b bed) publish(t *testing.T, conf summary.Config, to summary.Attacher, e v
 }
 
 func config(key []byte) summary.Config {
-	return summary.Config{Verifier: verifier, Version: "1", Key: key, Repositories: []string{"**"}, Policy: digest.FromString("policy"), Every: time.Hour}
+	return summary.Config{Verifier: verifier, Version: "1", Key: key, Repositories: []string{"**"}, Policy: digest.FromString("policy"), Every: time.Hour,
+		Revoked: new(verify.Revocations).Check}
 }
 
 // judge asks for a summary by somebody, as the next Holdfast does.
@@ -305,6 +306,7 @@ func TestNewRefuses(t *testing.T) {
 		"no verifier":        func(c *summary.Config) { c.Verifier = "staging" },
 		"no repository":      func(c *summary.Config) { c.Repositories = nil },
 		"an odd pattern":     func(c *summary.Config) { c.Repositories = []string{"acme/*"} },
+		"no revocations":     func(c *summary.Config) { c.Revoked = nil },
 		"no end":             func(c *summary.Config) { c.Every = 0 },
 		"no key":             func(c *summary.Config) { c.Key = nil },
 		"a public key":       func(c *summary.Config) { c.Key = public },
