@@ -80,7 +80,6 @@ func (c *Commits) complete(dir string) {
 	}
 }
 
-// commits checks who may change what.
 // Sources returns "FILE:LINE" of the rules together, and of each of them.
 func (c *Commits) Sources() []string {
 	out := []string{c.source}
@@ -102,6 +101,7 @@ func (c *Commits) SetSources(list []string) {
 	}
 }
 
+// commits checks who may change what.
 func (c checker) commits(at string, r *Repository) {
 	if len(r.Commits.Signers) == 0 {
 		c.wrong(at, "name at least one signer: an unsigned history is not trusted", "commits.signers is empty")
