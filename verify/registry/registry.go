@@ -253,7 +253,8 @@ func listDigest(list []v1.Descriptor) (digest.Digest, error) {
 	return sum(b), nil
 }
 
-// Manifest returns the manifest with digest d in repository repo.
+// Manifest returns the manifest with digest d in repository repo, which others have
+// too: it is not to be changed.
 func (c *Client) Manifest(ctx context.Context, repo string, d digest.Digest) ([]byte, error) {
 	if b, ok := c.cached(d); ok {
 		collect(ctx, manifestAt, repo, d.String(), d, b)
@@ -277,7 +278,8 @@ func (c *Client) Tag(ctx context.Context, repo, tag string) ([]byte, error) {
 	return b, err
 }
 
-// Blob returns the blob with digest d, at most [MaxBlob] bytes.
+// Blob returns the blob with digest d, at most [MaxBlob] bytes, which others have too:
+// it is not to be changed.
 func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) ([]byte, error) {
 	const op = "verify/registry.Blob"
 	if b, ok := c.cached(d); ok {
@@ -538,10 +540,13 @@ func read(resp *http.Response, limit int64) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, tooLong(resp.Request.URL, limit)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	// What it says of its length is believed for the first megabyte only.
+	buf := bytes.NewBuffer(make([]byte, 0, min(max(resp.ContentLength, 0), 1<<20)+bytes.MinRead))
+	_, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, fault.New(fault.Transient, op, "", "%s: %w", redacted(resp.Request.URL), err)
 	}
+	b := buf.Bytes()
 	if int64(len(b)) > limit {
 		return nil, tooLong(resp.Request.URL, limit)
 	}
@@ -557,7 +562,7 @@ func (c *Client) cached(d digest.Digest) ([]byte, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b, ok := c.cache[d]
-	return bytes.Clone(b), ok
+	return b, ok
 }
 
 func (c *Client) keep(d digest.Digest, b []byte) {
@@ -569,7 +574,7 @@ func (c *Client) keep(d digest.Digest, b []byte) {
 	if _, ok := c.cache[d]; ok {
 		return
 	}
-	c.cache[d] = bytes.Clone(b)
+	c.cache[d] = b
 	c.order = append(c.order, d)
 	c.bytes += len(b)
 	for c.bytes > maxCached {
