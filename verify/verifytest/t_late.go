@@ -156,6 +156,40 @@ func (s *suite) since(t *testing.T, layout Layout) {
 	}
 }
 
+// latest has two witnesses of one signature: the later one counts against it, for one
+// who lies dates back.
+func (s *suite) latest(t *testing.T, layout Layout) {
+	at := time.Now().Add(-2 * time.Minute).Truncate(time.Second)
+	between, after := at.Add(30*time.Second), at.Add(90*time.Second)
+	signer := s.key(t, "release")
+	signer.Root = s.rootOf(t, RootOptions{Logs: []string{Main}, Stampers: []string{Main}}, 1, 1)
+	put := func(t *testing.T) (tag string) {
+		tag, pinned, _ := s.push(t)
+		s.sign(t, pinned, layout, SignOptions{Key: "release", LoggedAt: at, Stamps: []Stamp{{At: at.Add(time.Minute)}}})
+		return tag
+	}
+	for end, want := range map[time.Time]string{after: "", between: "no signature by a trusted identity"} {
+		t.Run("the later of two times, a window", func(t *testing.T) {
+			t.Parallel()
+			by := signer
+			by.NotAfter = end
+			s.judge(t, s.rule(t, only(by)), put(t), want)
+		})
+	}
+	for since, want := range map[time.Time]string{after: "", between: "was revoked"} {
+		t.Run("the later of two times, a revocation", func(t *testing.T) {
+			t.Parallel()
+			tag, revoked := put(t), new(verify.Revocations)
+			set, err := s.Set(verify.Config{Rules: []verify.Rule{s.rule(t, only(signer))}, Revocations: revoked})
+			if err != nil {
+				t.Fatal(err)
+			}
+			revoked.Add(verify.Revocation{Anchor: s.keyAnchor(t, "release"), Since: since, Reason: "leaked", Time: after})
+			s.judgeBy(t, set, tag, want)
+		})
+	}
+}
+
 // late tells evidence that is missing, which is waited for, from evidence that is
 // wrong, which is not.
 func (s *suite) late(t *testing.T, layout Layout) {

@@ -61,6 +61,7 @@ func Run(t *testing.T, bed Bed) {
 			s.sboms(t, layout)
 			s.revocations(t, layout)
 			s.since(t, layout)
+			s.latest(t, layout)
 			s.late(t, layout)
 			s.fingerprints(t, layout)
 			s.ended(t, layout)

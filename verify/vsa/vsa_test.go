@@ -198,3 +198,23 @@ func FuzzJudge(f *testing.F) {
 		}
 	})
 }
+
+// TestSeries: a newer summary replaces those of the same policy, and no others: one
+// verifier has a policy for each environment.
+func TestSeries(t *testing.T) {
+	t.Parallel()
+	series := func(predicate []byte) string {
+		f, err := judge(t, rule()).Judge(verify.Statement{Name: name, Subject: subject, PredicateType: Predicate, Predicate: predicate}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Series
+	}
+	first := series([]byte(good))
+	if series(changed(t, "timeVerified", "2026-06-06T11:00:00Z")) != first {
+		t.Error("a newer one replaces nothing")
+	}
+	if series(changed(t, "policy", map[string]any{"uri": "https://acme.example/other.policy"})) == first {
+		t.Error("that of another policy replaces it")
+	}
+}
