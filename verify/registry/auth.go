@@ -37,7 +37,7 @@ func newHost(c Host) (*host, error) {
 		ResponseHeaderTimeout:  30 * time.Second,
 		MaxResponseHeaderBytes: 1 << 20,
 		IdleConnTimeout:        30 * time.Second,
-		MaxIdleConnsPerHost:    512, // as many as are asked at once: a new connection costs a round trip
+		MaxIdleConnsPerHost:    128, // a new connection costs a round trip, an idle one some 20 KiB
 		ForceAttemptHTTP2:      true,
 	}
 	if len(c.CA) > 0 {

@@ -574,6 +574,9 @@ func (c *Client) keep(d digest.Digest, b []byte) {
 	if _, ok := c.cache[d]; ok {
 		return
 	}
+	if cap(b)-len(b) > len(b)/8 { // what was read without knowing how long it is
+		b = bytes.Clone(b)
+	}
 	c.cache[d] = b
 	c.order = append(c.order, d)
 	c.bytes += len(b)
