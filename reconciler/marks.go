@@ -100,6 +100,17 @@ func (r *Reconciler) marked(ctx context.Context, environment, repository string)
 	return r.writeMark(ctx, ms, environment, repo, verified, false)
 }
 
+// eachRepository calls f with each repository whose mark counts for a judgement of b: the
+// stack's own, and those that its policies come from.
+func eachRepository(s *stack, b basis, f func(repository string) error) error {
+	for _, repo := range append([]string{s.repo}, b.JudgedBy...) {
+		if err := f(repo); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // knows makes sure that this daemon knows at least what the mark says, and
 // writes nothing. It comes before the judgement, so that a person reads of the
 // lost state, and not of all that follows from it.

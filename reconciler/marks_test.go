@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
 )
 
 // A mark that knows more than this daemon is refused; one that cannot be
@@ -158,4 +159,31 @@ func TestNoMarks(t *testing.T) {
 	b.run(daemon)
 	b.push(map[string]string{"a/object": "v3"})
 	b.until("the next commit", func() bool { return b.object("a") == "v3" })
+}
+
+// judgedByOld has the policies of a stack come from a repository of which this daemon
+// knows less than its mark says.
+func (b *bed) judgedByOld(r *Reconciler, of *basis) {
+	b.with(func() { b.marks = map[string]Mark{"e/policies": {Commit: "commit-9"}} })
+	r.repos["policies"] = &repository{
+		Repository: Repository{Name: "policies", Follows: r.repos["repo"].Follows},
+		status:     RepositoryStatus{Verified: "commit-1"},
+	}
+	of.JudgedBy = []string{"policies"}
+}
+
+// A stack is not judged by policies of a repository that is behind its mark.
+func TestMarkOfPolicies(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.applied()
+	of := r.stack("a").desired()
+	b.judgedByOld(r, &of)
+	applied := b.count("apply a")
+	if _, err := r.deploy(t.Context(), r.stack("a"), of, ledger.Applied, nil); fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), "commit-9") {
+		t.Errorf("%v", err)
+	}
+	if b.count("apply a") != applied {
+		t.Error("it was applied")
+	}
 }

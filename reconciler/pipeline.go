@@ -84,11 +84,9 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 	ctx, span := begin(ctx, s, b)
 	s.remember(span)
 	defer func() { endSpan(span, r.Scrub, err) }()
-	for _, repo := range append([]string{s.repo}, b.JudgedBy...) {
-		if err := r.knows(ctx, b.Environment, repo); err != nil {
-			r.claim(ctx, s, b)
-			return nil, err
-		}
+	if err := eachRepository(s, b, func(repo string) error { return r.knows(ctx, b.Environment, repo) }); err != nil {
+		r.claim(ctx, s, b)
+		return nil, err
 	}
 	if err := r.Revocations.Check(b.commit.RestsOn...); err != nil {
 		r.claim(ctx, s, b)
@@ -264,10 +262,8 @@ func (r *Reconciler) apply(ctx context.Context, s *stack, b basis, p *Proposal, 
 	if err := r.Revocations.Check(p.rests()...); err != nil { // revoked since it was judged
 		return err
 	}
-	for _, repo := range append([]string{s.repo}, b.JudgedBy...) {
-		if err := r.marked(ctx, b.Environment, repo); err != nil {
-			return err
-		}
+	if err := eachRepository(s, b, func(repo string) error { return r.marked(ctx, b.Environment, repo) }); err != nil {
+		return err
 	}
 	grant, err := r.pass(ctx, b, func(ctx context.Context) (gate.Grant, error) { return r.Gate.Admit(ctx, p.request()) })
 	if err != nil {

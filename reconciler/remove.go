@@ -167,7 +167,7 @@ func (r *Reconciler) remove(ctx context.Context, s *stack) (err error) {
 		s.judged(p)
 		return err
 	}
-	if err := r.marked(ctx, s.Environment, s.repo); err != nil {
+	if err := eachRepository(s, b, func(repo string) error { return r.marked(ctx, s.Environment, repo) }); err != nil {
 		return err
 	}
 	if err := still(); err != nil {

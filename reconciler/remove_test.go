@@ -62,6 +62,7 @@ func TestRemoval(t *testing.T) {
 			b.with(func() { b.marks = map[string]Mark{} })
 			b.fails("mark read", fault.Transient)
 		}, "v1", Failed, "mark read", "apply a"},
+		{"by policies of a repository that is behind its mark", func(b *bed, r *Reconciler, s *stack) { b.judgedByOld(r, &s.live.current.basis) }, "v1", Denied, "commit-9", "apply a"},
 		{"that is not in the ledger", func(b *bed, _ *Reconciler, _ *stack) { b.fails("append "+string(ledger.Intent), fault.Transient) }, "v1", Failed, "append intent", "apply a"},
 		{"that a restart would not know of", func(b *bed, _ *Reconciler, _ *stack) {
 			if err := os.WriteFile(filepath.Join(b.state, "stacks", "a.json"), []byte("{"), 0o600); err != nil {
