@@ -149,7 +149,7 @@ func (r *Reconciler) watchAge(ctx context.Context, repo *repository) {
 	}
 	st, confirmed := repo.snapshotStatus(), repo.confirmed()
 	if repo.MaxAge > 0 && st.Verified != "" && confirmed.Sub(repo.since) > repo.MaxAge/8 {
-		if err := r.state.saveRepository(repo.Name, repositoryState{Verified: st.Verified, Enforced: repo.taken(), EnforcedSeen: repo.takenSeen, Seen: st.seen, Confirmed: confirmed}); err != nil {
+		if err := r.state.saveRepository(repo.Name, repo.state(confirmed)); err != nil {
 			r.Log.WarnContext(ctx, "repository state not kept", slog.String("repository", repo.Name), slog.String("error", err.Error()))
 		} else {
 			repo.since = confirmed
@@ -246,7 +246,9 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 	}
 	// The mark comes first: once anything of this commit is in the world, no
 	// restart may go back behind it.
-	if err := r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), EnforcedSeen: repo.takenSeen, Seen: repo.seen, Confirmed: time.Now().UTC()}); err != nil {
+	st := repo.state(time.Now().UTC())
+	st.Verified, st.Seen = head.ID, repo.seen
+	if err := r.state.saveRepository(repo.Name, st); err != nil {
 		return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 	}
 	repo.note(func(st *RepositoryStatus) { st.Verified, st.seen = head.ID, repo.seen })
@@ -257,17 +259,18 @@ func (r *Reconciler) consider(ctx context.Context, repo *repository, head source
 		return commit, err
 	}
 	repo.takenSeen = repo.seen
-	err = r.state.saveRepository(repo.Name, repositoryState{Verified: head.ID, Enforced: repo.taken(), EnforcedSeen: repo.takenSeen, Seen: repo.seen, Confirmed: time.Now().UTC()})
+	err = r.state.saveRepository(repo.Name, repo.state(time.Now().UTC()))
 	return commit, fault.Wrap(fault.Transient, "reconciler.advance", "look at the state directory: disk full, read-only or lost?", err)
 }
 
-// taken returns the commit that is enforced where that may be another one than the
-// newest verified one.
-func (r *repository) taken() string {
-	if r.Take == nil {
-		return ""
+// state returns what is kept about r. The caller holds r.polling.
+func (r *repository) state(confirmed time.Time) repositoryState {
+	st := r.snapshotStatus()
+	out := repositoryState{Verified: st.Verified, Seen: st.seen, Confirmed: confirmed}
+	if r.Take != nil { // what is enforced may be another commit than the newest verified one
+		out.Enforced, out.EnforcedSeen = st.Enforced, r.takenSeen
 	}
-	return r.snapshotStatus().Enforced
+	return out
 }
 
 // judgeDenied has every stack that is denied judged again: what denied it may have

@@ -245,8 +245,7 @@ func (r *Reconciler) endRollback(ctx context.Context, rb *rollback, commit strin
 // retake takes the newest verified commit once more, under changed orders. The
 // caller holds repo.polling.
 func (r *Reconciler) retake(ctx context.Context, repo *repository) error {
-	st := repo.snapshotStatus()
-	id, seen := repositoryState{Verified: st.Verified, Seen: repo.snapshotSeen(), Enforced: repo.taken(), EnforcedSeen: repo.takenSeen}.taken()
+	id, seen := repo.state(time.Time{}).taken()
 	snap, commit, err := r.past(ctx, repo, id, seen)
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
 // What a verdict was reached with is kept, so that anyone can reach it again: what
@@ -34,13 +36,28 @@ type Inputs struct {
 	TooMuch bool `json:"-"`
 }
 
+// Answer returns what came back for a request, and false where there was nothing. What
+// was not asked then, was not kept, or is not what its digest says, is an error of kind
+// fault.Invalid.
+func (in Inputs) Answer(request string) ([]byte, bool, error) {
+	d, asked := in.Answers[request]
+	b, kept := in.Content[d]
+	switch {
+	case asked && d == "":
+		return nil, false, nil
+	case !asked || !kept || digest.FromBytes(b) != d:
+		return nil, false, fault.New(fault.Invalid, "verify.Inputs", "", "%s: it was not asked then, or its answer was not kept", request)
+	}
+	return b, true, nil
+}
+
 // MaxAnswers is how many bytes of answers are kept for one verdict. Honest ones are
 // a hundredth of that.
 const MaxAnswers = 16 << 20
 
 // Keeper keeps what a verdict was reached with. It returns the digest of the document
 // at once, or nothing where it may not be kept, and MUST have it stored before an
-// entry of the ledger that is appended later.
+// entry of the ledger that leads to it.
 type Keeper func(Inputs) digest.Digest
 
 // Answers collects what one verification asks of the outside and what comes back.

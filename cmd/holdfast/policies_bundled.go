@@ -82,7 +82,7 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 	}
 	ps.folders.taking.Lock()
 	defer ps.folders.taking.Unlock()
-	next := ps.folders.all()
+	next, kept := ps.folders.all(), ps.folders.kept()
 	changed := map[string]bool{}
 	for _, set := range sets {
 		files, err := policiesIn(snap, set)
@@ -95,7 +95,7 @@ func (ps *policySet) take(ctx context.Context, sets []config.Policy, snap *sourc
 		}
 		changed[set.Name] = true
 		next[set.Name] = policyFolder{commit: snap.Revision.ID, files: files, rests: commit.RestsOn}
-		if was := ps.folders.kept()[set.Name]; !ok && was.Files == digestOf(files) {
+		if was := kept[set.Name]; !ok && was.Files == digestOf(files) {
 			next[set.Name] = policyFolder{commit: was.Commit, files: files, rests: was.Rests}
 		}
 	}

@@ -46,13 +46,7 @@ func parseOwners(b []byte) (codeowners, error) {
 		return nil, errors.New("it is not UTF-8 text")
 	}
 	out := codeowners{}
-	n := 0
-	for line := range strings.Lines(string(b)) {
-		n++
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
+	for n, line := range contentLines(b) {
 		l, err := parseOwnerLine(line)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)

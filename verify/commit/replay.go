@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
 )
@@ -92,15 +90,11 @@ func Replay(in verify.Inputs) History { return past{in} }
 type past struct{ in verify.Inputs }
 
 func (p past) answer(q string) ([]byte, error) {
-	d, ok := p.in.Answers[q]
-	b, kept := p.in.Content[d]
-	switch {
-	case ok && d == "":
-		return nil, fmt.Errorf("%s: %w", q, fs.ErrNotExist)
-	case !ok || !kept || digest.FromBytes(b) != d:
-		return nil, fault.New(fault.Invalid, op+".Replay", "", "%s: it was not asked then, or its answer was not kept", q)
+	b, there, err := p.in.Answer(q)
+	if err == nil && !there {
+		err = fmt.Errorf("%s: %w", q, fs.ErrNotExist)
 	}
-	return b, nil
+	return b, err
 }
 
 func (p past) decode(q string, into any) error {

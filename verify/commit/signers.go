@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"iter"
 	"regexp"
 	"strings"
 	"time"
@@ -34,13 +35,7 @@ func ParseAllowedSigners(name string, b []byte) ([]AllowedSigner, error) {
 		return nil, fmt.Errorf("%s: the file has more than %d bytes", name, maxSigners)
 	}
 	var out []AllowedSigner
-	n := 0
-	for line := range strings.Lines(string(b)) {
-		n++
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
+	for n, line := range contentLines(b) {
 		s, err := parseSigner(line)
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", name, n, err)
@@ -49,6 +44,21 @@ func ParseAllowedSigners(name string, b []byte) ([]AllowedSigner, error) {
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// contentLines yields the lines of b that are neither empty nor a comment, each with
+// its number, from 1 on.
+func contentLines(b []byte) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		n := 0
+		for line := range strings.Lines(string(b)) {
+			n++
+			line = strings.TrimSpace(line)
+			if line != "" && line[0] != '#' && !yield(n, line) {
+				return
+			}
+		}
+	}
 }
 
 func parseSigner(line string) (AllowedSigner, error) {

@@ -144,7 +144,8 @@ func (w *walk) judge(ctx context.Context, i int) (step, error) {
 		}
 	}
 	rules = slices.DeleteFunc(rules, func(r Rule) bool { return !r.demands() })
-	return s, w.satisfy(ctx, i, &s, parent, rules, owned)
+	err = w.satisfy(ctx, i, &s, parent, rules, owned)
+	return s, err
 }
 
 // signed returns whose signature a commit carries, unless it is revoked.

@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -70,16 +69,12 @@ type past struct{ in verify.Inputs }
 func (p *past) answer(method string, r name.Repository, path string) (*http.Response, error) {
 	at, id, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	q := question(method, r.Name(), at, id)
-	d, ok := p.in.Answers[q]
-	if !ok {
-		return nil, fault.New(fault.Invalid, "verify/registry.Replay", "", "%s: it was not asked then", q)
+	b, there, err := p.in.Answer(q)
+	if err == nil && !there {
+		err = fmt.Errorf("%s: %w", q, ErrNotFound)
 	}
-	if d == "" {
-		return nil, fmt.Errorf("%s: %w", q, ErrNotFound)
-	}
-	b, ok := p.in.Content[d]
-	if !ok {
-		return nil, fault.New(fault.Invalid, "verify/registry.Replay", "", "%s: its answer %s was not kept", q, d)
+	if err != nil {
+		return nil, err
 	}
 	// What it was read as then was checked then: it is a manifest or a list.
 	header := http.Header{"Content-Type": {string(types.OCIManifestSchema1)}}

@@ -72,8 +72,8 @@ type Config struct {
 	Repositories []string
 	// Policy is the digest of the operator's file.
 	Policy digest.Digest
-	// Every is how long a summary is good for: then another one is attached, where
-	// the artifact is still verified.
+	// Every is how long a summary is good for: what is verified anew after it gets
+	// another one.
 	Every time.Duration
 	// Known are the summaries that were attached before, by what they say, and Save
 	// keeps them. Both are optional.
