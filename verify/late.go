@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
@@ -30,7 +31,7 @@ type sights struct {
 	mu    sync.Mutex
 	first map[cacheKey]time.Time
 	order []cacheKey             // insertion order, for eviction
-	kept  map[cacheKey]time.Time // when the inputs of a refusal were kept
+	kept  map[cacheKey]*rate.Limiter // how often inputs of a refusal may be kept
 }
 
 // see returns the first sight of key, which is now if there was none.
@@ -52,22 +53,27 @@ func (s *sights) see(key cacheKey, now time.Time) time.Time {
 	return now
 }
 
-// keepEvery bounds how often the inputs of one refusal are kept: whoever may push to a
-// registry can have an artifact looked at again at any time.
-const keepEvery = 5 * time.Minute
+// Whoever may push to a registry can have an artifact looked at again at any time, so
+// what is kept of the refusals of one is bounded: keepBurst at once, as each look may
+// ask in another order, then one every keepEvery.
+const (
+	keepEvery = 5 * time.Minute
+	keepBurst = 4
+)
 
-// again reports whether the inputs of a refusal of key may be kept once more.
-func (s *sights) again(key cacheKey, now time.Time) bool {
+// more reports whether the inputs of one more refusal of key may be kept.
+func (s *sights) more(key cacheKey, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at, ok := s.kept[key]; ok && now.Sub(at) < keepEvery {
-		return false
+	l, ok := s.kept[key]
+	if !ok {
+		if s.kept == nil || len(s.kept) >= maxSights {
+			s.kept = map[cacheKey]*rate.Limiter{}
+		}
+		l = rate.NewLimiter(rate.Every(keepEvery), keepBurst)
+		s.kept[key] = l
 	}
-	if s.kept == nil || len(s.kept) >= maxSights {
-		s.kept = map[cacheKey]time.Time{}
-	}
-	s.kept[key] = now
-	return true
+	return l.AllowN(now, 1)
 }
 
 // forget ends the waiting for key.

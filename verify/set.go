@@ -276,8 +276,8 @@ func (s *Set) one(ctx context.Context, env string, sub Subject) (Evidence, error
 	if err = s.waive(ctx, &rule.rule, env, &e, err); err != nil {
 		err = s.late(env, rule.key(resolved), seen, err)
 	}
-	if err == nil || fault.KindOf(err) == fault.Denied && s.sights.again(rule.key(resolved), seen) {
-		s.keepInputs(&e)
+	if err == nil || fault.KindOf(err) == fault.Denied {
+		s.keepInputs(&e, func() bool { return err == nil || s.sights.more(rule.key(resolved), seen) })
 	}
 	e.inputs = nil
 	return e, at(sub, err)
@@ -391,7 +391,7 @@ func (s *Set) share(ctx context.Context, c *compiled, sub Subject, epoch int) (E
 			err = s.revocations.Check(e.RestsOn...)
 		}
 		if err == nil && s.revocations.Epoch() == epoch {
-			s.keepInputs(&e)
+			s.keepInputs(&e, func() bool { return true })
 			s.store(c.key(sub), e)
 		}
 		return result{e, err}, nil
@@ -419,9 +419,9 @@ func (s *Set) recorded(ctx context.Context, c *compiled, sub Subject) (Evidence,
 	return e, err
 }
 
-// keepInputs keeps what a verdict was reached with. What is waited for, or not known,
-// is no verdict.
-func (s *Set) keepInputs(e *Evidence) {
+// keepInputs keeps what a verdict was reached with, where it is kept already or more
+// more allows it. What is waited for, or not known, is no verdict.
+func (s *Set) keepInputs(e *Evidence, more func() bool) {
 	if e.inputs == nil {
 		return
 	}
@@ -429,7 +429,7 @@ func (s *Set) keepInputs(e *Evidence) {
 	s.mu.Lock()
 	e.Inputs = s.kept[same]
 	s.mu.Unlock()
-	if e.Inputs == "" {
+	if e.Inputs == "" && more() {
 		e.Inputs = s.keep(*e.inputs)
 		s.mu.Lock()
 		if len(s.kept) >= maxCached {

@@ -471,3 +471,40 @@ func TestVerifyHonoursTheContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Whoever may push can have an artifact refused as often as they like: a refusal that
+// is the same is kept once, and of others only so many.
+func TestInputsOfRefusals(t *testing.T) {
+	t.Parallel()
+	kept, look := 0, "the same"
+	conf := config(rule("r", "ghcr.io/**"))
+	refuses := verifier(func(_ context.Context, s verify.Subject) (verify.Evidence, error) {
+		return verify.Evidence{Subject: s, Checks: []verify.Check{{Name: "test", Found: look}}}, fault.New(fault.Denied, "test", "", "no")
+	})
+	conf.Keep = func(verify.Inputs) digest.Digest { kept++; return digest.FromString(fmt.Sprint(kept)) }
+	set, err := verify.NewSet(conf, factory(refuses))
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge := func() digest.Digest {
+		found, _, _ := set.Verify(t.Context(), "e", []verify.Subject{image("ghcr.io/acme/web:1")})
+		return found.Evidence[0].Inputs
+	}
+	first := judge()
+	for range 10 {
+		if again := judge(); again != first || first == "" {
+			t.Fatalf("kept as %q, then as %q", first, again)
+		}
+	}
+	for i := range 100 {
+		look = fmt.Sprint("another ", i)
+		judge()
+	}
+	if kept < 2 || kept > 10 {
+		t.Errorf("%d kept", kept)
+	}
+	look = "the same"
+	if again := judge(); again != first {
+		t.Errorf("what was kept as %q is now %q", first, again)
+	}
+}
