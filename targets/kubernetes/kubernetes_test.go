@@ -180,6 +180,7 @@ func read(t testing.TB, d dynamic.Interface, ns string) string {
 			if u.GetName() == "kube-root-ca.crt" {
 				continue
 			}
+			unstructured.RemoveNestedField(u.Object, "metadata", "annotations", "deployment.kubernetes.io/revision") // a controller's, at any moment
 			fmt.Fprintf(&b, "%s\n", mustJSON(content(u.Object)))
 		}
 	}

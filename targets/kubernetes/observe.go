@@ -67,13 +67,35 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 	if at, dirty := t.obs.dirty[id]; dirty && at <= tr.rv {
 		delete(t.obs.dirty, id)
 	}
-	// An event about something newer may have come before this call.
+	if live.GetLabels()[ManagedLabel] == "true" {
+		c.overtaken(t, id, tr.rv)
+	}
+}
+
+// overtaken has the object looked at again if a watch has told of something newer
+// than version at already, before there was anything to compare it with: another
+// version, or that it is gone. The caller holds mu.
+func (c *Cluster) overtaken(t *Target, id plan.ObjectID, at uint64) {
 	for _, w := range c.watches {
-		if at := w.seen[id]; at > tr.rv {
-			t.obs.dirty[id] = at
+		newest, there := w.seen[id]
+		if w.covers(id) && (newest > at || !there && w.at >= at && w.at > 0) {
+			t.obs.dirty[id] = max(newest, w.at)
 			t.obs.notify()
 		}
 	}
+}
+
+// covers reports whether the watch tells of the object.
+func (w *watch) covers(id plan.ObjectID) bool {
+	return id.Kind == w.key.kind.String() && (w.key.namespace == "" || w.key.namespace == id.Namespace)
+}
+
+// reached notes that a watch has told of everything up to a version, or with 0
+// that it begins anew.
+func (c *Cluster) reached(w *watch, at uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.at = at
 }
 
 // drifted remembers that a finding was made about the object in this state.
@@ -149,6 +171,9 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	} else {
 		w.seen[id] = at
 	}
+	if w.at > 0 { // the pages of a first list come in no order
+		w.at = max(w.at, at)
+	}
 	tr := c.tracked[id]
 	if tr == nil || at <= tr.rv {
 		return
@@ -174,14 +199,14 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 func (c *Cluster) absent(w *watch, there map[plan.ObjectID]bool, at uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	w.at = max(w.at, at)
 	for id := range w.seen {
 		if !there[id] {
 			delete(w.seen, id)
 		}
 	}
 	for id, tr := range c.tracked {
-		inScope := id.Kind == w.key.kind.String() && (w.key.namespace == "" || w.key.namespace == id.Namespace)
-		if inScope && !there[id] && tr.rv <= at && tr.uid != "" {
+		if w.covers(id) && !there[id] && tr.rv <= at && tr.uid != "" {
 			tr.t.obs.dirty[id] = at
 			tr.t.obs.notify()
 		}

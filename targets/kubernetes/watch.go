@@ -38,6 +38,7 @@ type watch struct {
 
 	// Guarded by Cluster.mu.
 	seen      map[plan.ObjectID]uint64 // newest version, by object
+	at        uint64                   // up to which all that happened was seen; 0: nothing yet
 	forbidden bool                     // cluster-wide is not allowed: one watch per namespace
 	asked     map[string]bool          // namespaces that the watch is to cover
 }
@@ -124,6 +125,7 @@ func (w *watch) client() interface {
 func (w *watch) list(ctx context.Context) (string, error) {
 	o := metav1.ListOptions{LabelSelector: ManagedLabel + "=true", Limit: listPage}
 	there := map[plan.ObjectID]bool{}
+	w.c.reached(w, 0)
 	for {
 		page, err := w.client().List(ctx, o)
 		if err != nil {
@@ -174,7 +176,9 @@ func (w *watch) follow(ctx context.Context, at string) (string, error) {
 			return at, errors.New("an event without an object")
 		}
 		got, at = true, u.GetResourceVersion()
-		if e.Type != apiwatch.Bookmark {
+		if e.Type == apiwatch.Bookmark {
+			w.c.reached(w, version(u))
+		} else {
 			w.c.event(w, w.id(u), u, e.Type == apiwatch.Deleted)
 		}
 	}

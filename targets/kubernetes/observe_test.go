@@ -1,0 +1,59 @@
+package kubernetes
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/holdfast-dev/holdfast/targets/plan"
+)
+
+// What a watch tells between a look at an object and the end of the judgement is
+// not lost, whatever it is.
+func TestEventsBeforeTheJudgementEnds(t *testing.T) {
+	t.Parallel()
+	object := func(rv string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
+			"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": rv, "labels": map[string]any{ManagedLabel: "true"},
+		}}}
+	}
+	id := plan.ObjectID{Kind: "ConfigMap", Namespace: "shop", Name: "a"}
+	kind := schema.GroupKind{Kind: "ConfigMap"}
+	for name, tc := range map[string]struct {
+		tell  func(c *Cluster, w *watch)
+		dirty bool
+	}{
+		"nothing":            {func(*Cluster, *watch) {}, false},
+		"what was looked at": {func(c *Cluster, w *watch) { c.event(w, id, object("5"), false) }, false},
+		"something newer":    {func(c *Cluster, w *watch) { c.event(w, id, object("6"), false) }, true},
+		"a deletion": {func(c *Cluster, w *watch) {
+			c.absent(w, nil, 4)
+			c.event(w, id, object("5"), false)
+			c.event(w, id, object("6"), true)
+		}, true},
+		"a list without it":         {func(c *Cluster, w *watch) { c.absent(w, nil, 7) }, true},
+		"an older list without it":  {func(c *Cluster, w *watch) { c.absent(w, nil, 4) }, false},
+		"something newer elsewhere": {func(c *Cluster, w *watch) { c.absent(w, nil, 4); c.reached(w, 9) }, true},
+		"of another namespace":      {func(c *Cluster, w *watch) { w.key.namespace = "other"; c.absent(w, nil, 7) }, false},
+		"of another kind":           {func(c *Cluster, w *watch) { w.key.kind.Kind = "Secret"; c.absent(w, nil, 7) }, false},
+		"it begins anew":            {func(c *Cluster, w *watch) { c.absent(w, nil, 4); c.reached(w, 0) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tt := offline(t, nil)
+			w := &watch{c: tt.c, key: watchKey{kind: kind}, seen: map[plan.ObjectID]uint64{}}
+			tt.c.mu.Lock()
+			tt.c.watches[w.key] = w
+			tt.c.mu.Unlock()
+			tc.tell(tt.c, w)
+			tt.c.clean(tt, id, object("5"), true)
+			tt.c.mu.Lock()
+			defer tt.c.mu.Unlock()
+			if _, dirty := tt.obs.dirty[id]; dirty != tc.dirty {
+				t.Errorf("looked at again: %t", dirty)
+			}
+			delete(tt.c.watches, w.key)
+		})
+	}
+}
