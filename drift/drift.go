@@ -209,7 +209,12 @@ type entry struct {
 // Add notes f and reports whether it is new: another object, or other content
 // than the finding that is open for the object. An older Since is kept.
 func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
-	key := sha256.Sum256(fmt.Appendf(nil, "%s|%v", f.Class, f.Fields))
+	h := sha256.New()
+	fmt.Fprintf(h, "%s", f.Class)
+	for _, field := range f.Fields { // who wrote last, and when, makes no new finding
+		fmt.Fprintf(h, " %q %q %q %t", field.Path, field.From, field.To, field.Foreign)
+	}
+	key := [sha256.Size]byte(h.Sum(nil))
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.m == nil {

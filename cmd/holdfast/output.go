@@ -122,8 +122,19 @@ func printPlan(w io.Writer, p plan.Plan) {
 
 func printFields(w io.Writer, fields []plan.Field) {
 	for _, f := range fields {
-		fmt.Fprintf(w, "    %s: %s → %s\n", f.Path, clip(orNothing(f.From)), clip(orNothing(f.To)))
+		fmt.Fprintf(w, "    %s: %s → %s%s\n", f.Path, clip(orNothing(f.From)), clip(orNothing(f.To)), managedBy(f))
 	}
+}
+
+// managedBy says whose a field is, if it is somebody else's.
+func managedBy(f plan.Field) string {
+	switch {
+	case f.Manager == "":
+		return ""
+	case f.Since.IsZero():
+		return "  (managed by " + f.Manager + ")"
+	}
+	return fmt.Sprintf("  (managed by %s since %s)", f.Manager, f.Since.Format(time.RFC3339))
 }
 
 func orNothing(s string) string {
@@ -223,7 +234,7 @@ func printFindings(w io.Writer, found []targets.Finding) {
 		}
 		fmt.Fprintln(w)
 		for _, field := range f.Fields {
-			fmt.Fprintf(w, "    %s: is %s, should be %s\n", field.Path, clip(orNothing(field.From)), clip(orNothing(field.To)))
+			fmt.Fprintf(w, "    %s: is %s, should be %s%s\n", field.Path, clip(orNothing(field.From)), clip(orNothing(field.To)), managedBy(field))
 		}
 	}
 }

@@ -163,6 +163,7 @@ var effects = map[string]effect{
 	"allow[].kinds":         {remove: tighter, all: true},
 	"allow[].credentials":   grants,
 	"allow[].drift":         {remove: tighter, first: true},
+	"allow[].conflicts":     {remove: tighter, first: true},
 	"allow[].ignore.paths":  grants,
 	"allow[].ignore.days":   bound,
 	"allow[].prune":         grants,

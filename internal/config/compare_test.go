@@ -65,6 +65,7 @@ allow:
   ignore: {paths: [/spec/replicas], days: 30}
   prune: [delete]
   adoptFrom: [helm]
+  conflicts: [take, yield]
 - repository: fleet
   paths: ["infra/*"]
   environments: [production]
@@ -184,6 +185,7 @@ func TestCompare(t *testing.T) {
 		"to ignore for longer":           {"days: 30", "days: 300", Looser, Tighter, "allow[0].ignore.days: was 30, is 300", ""},
 		"to ignore for the default":      {", days: 30", "", Looser, Tighter, "allow[0].ignore.days: was 30, is 90", ""},
 		"no pruning":                     {"  prune: [delete]\n", "", Tighter, Looser, "allow[0].prune: delete was removed", ""},
+		"no yielding":                    {"  conflicts: [take, yield]\n", "  conflicts: [take]\n", Tighter, Looser, "allow[0].conflicts: yield was removed", ""},
 		"no adoption":                    {"  adoptFrom: [helm]\n", "", Tighter, Looser, "allow[0].adoptFrom: helm was removed", ""},
 		"an entry less":                  {"- repository: fleet\n  paths: [\"infra/*\"]\n  environments: [production]\n  targets: [terraform]\n  credentials: [aws]\n", "", Tighter, Looser, "allow[1]: was removed", "allow[1]: was added"},
 		"a trust rule less":              {"  - name: rest\n    repositories: [\"ghcr.io/**\"]\n    require:\n    - signature: {signers: [rest]}\n", "", Looser, Looser, "trust.rules[rest]: was removed", "trust.rules[rest]: was added"},
@@ -414,7 +416,7 @@ func wider(was, is Permission) bool {
 	beyond := func(was, is []string) bool {
 		return slices.ContainsFunc(is, func(s string) bool { return !slices.Contains(was, s) })
 	}
-	return beyond(was.Namespaces, is.Namespaces) || was.DriftMode != is.DriftMode ||
+	return beyond(was.Namespaces, is.Namespaces) || was.DriftMode != is.DriftMode || was.Conflicts != is.Conflicts ||
 		len(was.Kinds) > 0 && (len(is.Kinds) == 0 || beyond(was.Kinds, is.Kinds))
 }
 
@@ -422,6 +424,7 @@ var vocabulary = map[string][]string{
 	"paths": {"apps/*", "apps/**", "infra/*", "**"}, "environments": {"production", "staging"}, "targets": {"kubernetes", "terraform"},
 	"namespaces": {"shop", "team-*", "*"}, "kinds": {"ConfigMap", "Deployment.apps"}, "drift": {"report", "revert"},
 	"ignore": {"/spec/replicas", "/spec"}, "credentials": {"aws", "dns"}, "prune": {"delete", "orphan"}, "adoptFrom": {"helm", "flux"},
+	"conflicts": {"take", "yield", "fail"},
 }
 
 // some returns some of the words, at least as many as it must.
@@ -436,6 +439,7 @@ func randomEntry(r *rand.Rand) Allow {
 		Repository: "fleet", Paths: some(r, "paths", 1), Environments: some(r, "environments", 1), Targets: some(r, "targets", 1),
 		Namespaces: some(r, "namespaces", 1), Kinds: some(r, "kinds", 0), Drift: some(r, "drift", 1), Credentials: some(r, "credentials", 0),
 		Ignore: IgnoreBound{Paths: some(r, "ignore", 0), Days: 30 * (1 + r.IntN(3))}, Prune: some(r, "prune", 0), AdoptFrom: some(r, "adoptFrom", 0),
+		Conflicts: some(r, "conflicts", 1),
 	}
 }
 
@@ -468,7 +472,7 @@ func mutate(r *rand.Rand, list *[]Allow) {
 	a := &(*list)[i]
 	lists := map[string]*[]string{
 		"paths": &a.Paths, "environments": &a.Environments, "targets": &a.Targets, "namespaces": &a.Namespaces, "kinds": &a.Kinds,
-		"drift": &a.Drift, "ignore": &a.Ignore.Paths, "credentials": &a.Credentials, "prune": &a.Prune, "adoptFrom": &a.AdoptFrom,
+		"drift": &a.Drift, "ignore": &a.Ignore.Paths, "credentials": &a.Credentials, "prune": &a.Prune, "adoptFrom": &a.AdoptFrom, "conflicts": &a.Conflicts,
 	}
 	switch r.IntN(8) {
 	case 0:
@@ -501,6 +505,7 @@ func randomRequest(r *rand.Rand) (string, *Stack) {
 		if r.IntN(4) == 0 {
 			s.Spec.Kubernetes.AdoptFrom = []string{pick("helm", "flux")}
 		}
+		s.Spec.Kubernetes.Conflicts = pick("", "", "take", "yield", "fail")
 	} else {
 		s.Spec.Terraform = &StackTerraform{Credentials: pick("", "aws", "dns")}
 	}

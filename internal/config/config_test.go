@@ -200,6 +200,8 @@ func TestPermit(t *testing.T) {
 		"revert":              {dir: "apps/web", from: "kubernetes:", to: "drift: {mode: revert}\n  kubernetes:"},
 		"ignore":              {dir: "apps/web", from: "  kubernetes:", to: ignore("/spec/replicas", "2026-06-20") + "  kubernetes:"},
 		"credentials":         {dir: "infra/dns", from: "kubernetes: {namespace: shop}", to: "terraform: {credentials: aws}"},
+		"fail in conflicts":   {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, conflicts: fail}"},
+		"yield in conflicts":  {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, conflicts: yield}", denied: "may not ask for conflicts: yield"},
 		"another path":        {dir: "infra/x/y", denied: "no entry of the operator's map covers"},
 		"another repository":  {repo: "other", dir: "apps/web", denied: "no entry of the operator's map covers"},
 		"another environment": {dir: "apps/web", from: "production", to: "staging", denied: `may not deploy to environment "staging"`},

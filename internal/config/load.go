@@ -276,6 +276,9 @@ func (o *Operator) complete(dir string) {
 		if len(a.Drift) == 0 {
 			a.Drift = []string{"report"}
 		}
+		if len(a.Conflicts) == 0 {
+			a.Conflicts = []string{"take", "fail"}
+		}
 		if a.Ignore.Days == 0 {
 			a.Ignore.Days = defaultIgnoreDays
 		}
@@ -507,6 +510,9 @@ func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[stri
 	for i, m := range a.Drift {
 		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, "report", "revert")
 	}
+	for i, m := range a.Conflicts {
+		c.oneOf(fmt.Sprintf("%s.conflicts[%d]", at, i), "rule for conflicts", m, "take", "yield", "fail")
+	}
 	for i, p := range a.Ignore.Paths {
 		c.pointer(fmt.Sprintf("%s.ignore.paths[%d]", at, i), p)
 	}
@@ -565,6 +571,9 @@ func (c checker) stack(s *Stack) {
 		}
 		if k.Kustomize != "" && len(k.Manifests) > 0 {
 			c.wrong("$.spec.kubernetes", "", "kustomize and manifests exclude each other")
+		}
+		if k.Conflicts != "" {
+			c.oneOf("$.spec.kubernetes.conflicts", "rule for conflicts", k.Conflicts, "take", "yield", "fail")
 		}
 		c.local("$.spec.kubernetes.kustomize", k.Kustomize)
 		for i, m := range k.Manifests {

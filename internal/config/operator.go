@@ -140,6 +140,7 @@ type Allow struct {
 	ClusterPowers bool        `json:"clusterPowers,omitempty" jsonschema_description:"A stack may bind its own roles cluster-wide although they reach Holdfast's things (secrets or workloads of all namespaces), as cert-manager's and ingress controllers' do. Whoever may sign it is then trusted as much as Holdfast."`
 	Credentials   []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
 	Drift         []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
+	Conflicts     []string    `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What a stack may ask to become of declared fields that other field managers own; the first is the default. Empty: take and fail."`
 	Ignore        IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
 	Prune         []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
 	AdoptFrom     []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`

@@ -19,6 +19,7 @@ type Permission struct {
 	// ClusterPowers permits roles, bound cluster-wide, that reach Holdfast's things.
 	ClusterPowers bool
 	DriftMode     string // "report" or "revert"
+	Conflicts     string // "take", "yield" or "fail"; Kubernetes only
 	Prune         string // "hold", "delete" or "orphan"
 	Credentials   map[string]string
 }
@@ -99,6 +100,13 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 		}
 	}
 	if k := s.Spec.Kubernetes; k != nil {
+		if rule := k.Conflicts; rule != "" {
+			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.Conflicts, rule) })
+			if len(entries) == 0 {
+				return deny("leave conflicts out, or extend conflicts in allow: in the operator's file", "a stack in %s may not ask for conflicts: %s", dir, rule)
+			}
+			p.Conflicts = rule
+		}
 		for _, m := range k.AdoptFrom {
 			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.AdoptFrom, m) })
 			if len(entries) == 0 {
@@ -111,6 +119,9 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 		p.Prune = "hold"
 	}
 	p.Namespaces, p.Kinds, p.ClusterPowers = granted.Namespaces, granted.Kinds, granted.ClusterPowers
+	if s.Spec.Kubernetes != nil && p.Conflicts == "" {
+		p.Conflicts = granted.Conflicts[0]
+	}
 	if p.DriftMode == "" {
 		p.DriftMode = granted.Drift[0]
 	}

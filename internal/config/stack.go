@@ -33,6 +33,7 @@ type StackKubernetes struct {
 	Kustomize string   `json:"kustomize,omitempty" jsonschema_description:"Folder of the kustomization, relative to the stack file."`
 	Manifests []string `json:"manifests,omitempty" jsonschema_description:"Files, folders or globs, relative to the stack file. Neither: all manifests beside the stack file."`
 	Adopt     bool     `json:"adopt,omitempty" jsonschema_description:"Take over objects that exist and that no stack owns."`
+	Conflicts string   `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What becomes of a declared field that another field manager owns and that has another value: take sets it, yield keeps the live value (but of images and of what is closed to others), fail changes nothing of the object and says whose it is. Empty: the first that the operator allows there."`
 	AdoptFrom []string `json:"adoptFrom,omitempty" jsonschema_description:"Also take over every field that these field managers own (kubectl-client-side-apply, helm, kustomize-controller): what they set and this stack does not declare goes."`
 }
 

@@ -27,7 +27,8 @@ type difference struct {
 	pointer  string // JSON pointer
 	from, to any
 	had, has bool
-	foreign  bool // it is not ours, and goes
+	foreign  bool    // it is not ours, and goes
+	owner    manager // who else owns it in the live object; empty: nobody
 }
 
 // compare returns where a and b differ, in stable order.
@@ -139,7 +140,7 @@ func shown(ds []difference) []plan.Field {
 		return s
 	}
 	for _, d := range ds[:min(len(ds), maxFields)] {
-		out = append(out, plan.Field{Path: d.pointer, From: text(d.from, d.had), To: text(d.to, d.has), Foreign: d.foreign})
+		out = append(out, plan.Field{Path: d.pointer, From: text(d.from, d.had), To: text(d.to, d.has), Foreign: d.foreign, Manager: d.owner.name, Since: d.owner.since.UTC()})
 	}
 	return out
 }

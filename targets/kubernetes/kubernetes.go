@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -210,6 +211,9 @@ type Spec struct {
 	// "kustomize-controller", whose fields are taken over with the object: what
 	// they set and the stack does not declare goes. Fields of other managers stay.
 	AdoptFrom []string
+	// Conflicts says what becomes of declared fields that another manager owns;
+	// empty: Take.
+	Conflicts ConflictRule
 	Allow     Allow
 	// Yield says which declared fields, by JSON pointer, keep the value that
 	// the live object has. Nil yields none. Fields within lists are not asked for.
@@ -260,6 +264,8 @@ func New(c *Cluster, s Spec) (*Target, error) {
 		return nil, bad("no namespace")
 	case (s.Kustomize == "") == (len(s.Manifests) == 0):
 		return nil, bad("exactly one of kustomize and manifests must be set")
+	case !slices.Contains([]ConflictRule{"", Take, Yield, Fail}, s.Conflicts):
+		return nil, bad("%q is no rule for conflicts", s.Conflicts)
 	case len(s.Allow.Kinds) == 0:
 		return nil, bad(`no kind is allowed (["*"] allows all namespaced ones)`)
 	}

@@ -122,7 +122,7 @@ func (t *Target) payload(priv *planned) digest.Digest {
 			fmt.Fprintf(h, "%s %s\n", c.obj.id, digest.FromBytes(mustJSON(c.obj.masked)))
 			fmt.Fprintf(h, "fix %x %t %q\n", t.c.keyed("fix", mustJSON(c.fix)), c.bare, c.returning)
 			for _, y := range c.yields {
-				fmt.Fprintf(h, "yields %q\n", y.pointer())
+				fmt.Fprintf(h, "yields %q\n", y.at)
 			}
 			fmt.Fprintf(h, "takes %q\n", c.takes)
 		}
@@ -286,6 +286,11 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 		reason = "the managed fields no longer say that Holdfast owns it"
 	}
 	ds := slices.Concat(foreign, own)
+	t.c.owned(live, ds)
+	if err := t.contest(o, ds); err != nil {
+		t.update(c, live, ds)
+		return c, err
+	}
 	t.update(c, live, ds)
 	c.Reason = reason
 	for _, d := range ds {

@@ -70,6 +70,10 @@ type Field struct {
 	// Foreign says that a second manager added the field, that nobody declared
 	// or allowed it, and that it is removed (invariant 12).
 	Foreign bool `json:"foreign,omitempty"`
+	// Manager is who else owns the field in the live object, and Since is when that
+	// manager wrote last: a change takes the field from it.
+	Manager string    `json:"manager,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
 }
 
 // Within reports whether a JSON pointer is, or is below, what pattern names; *

@@ -1,0 +1,174 @@
+package kubernetes
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+)
+
+// A conflict is a field that the stack declares, that another manager owns in the
+// live object, and that has another value there (Kubernetes, "Server-Side Apply",
+// Conflicts). A stack has one rule for all of them. Every apply is forced all the
+// same: the rule is kept here, where the field, its manager and since when are
+// known before anything is written.
+
+// ConflictRule says what becomes of a conflict.
+type ConflictRule string
+
+// The rules.
+const (
+	// Take sets the field: it is the stack's from then on.
+	Take ConflictRule = "take"
+	// Yield leaves the live value, but for images and what is closed (see
+	// closed.go): these are taken.
+	Yield ConflictRule = "yield"
+	// Fail changes nothing of the object. Drift that has an owner is then found
+	// and not reverted.
+	Fail ConflictRule = "fail"
+)
+
+// manager is who owns a field, and since when its entry is as it is.
+type manager struct {
+	name, subresource string
+	since             time.Time // zero: the server does not say
+}
+
+func (m manager) String() string {
+	s := m.name
+	if m.subresource != "" {
+		s += " (" + m.subresource + ")"
+	}
+	if !m.since.IsZero() {
+		s += " since " + m.since.UTC().Format(time.RFC3339)
+	}
+	return s
+}
+
+// managedSet is one entry in the managed fields that is not ours.
+type managedSet struct {
+	manager
+	fields map[string]any
+}
+
+// managedByOthers returns the managers of u other than our apply.
+func (c *Cluster) managedByOthers(u *unstructured.Unstructured) []managedSet {
+	var out []managedSet
+	for _, e := range u.GetManagedFields() {
+		if e.FieldsV1 == nil || (e.Manager == c.cfg.FieldManager && e.Subresource == "") {
+			continue
+		}
+		m := managedSet{manager: manager{name: e.Manager, subresource: e.Subresource}}
+		if e.Time != nil {
+			m.since = e.Time.Time
+		}
+		if utiljson.Unmarshal(e.FieldsV1.GetRawBytes(), &m.fields) == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// owned sets whose the fields in ds are in live, where they are somebody else's:
+// the newest of several.
+func (c *Cluster) owned(live *unstructured.Unstructured, ds []difference) {
+	sets := c.managedByOthers(live)
+	for i := range ds {
+		if !ds[i].had {
+			continue
+		}
+		tokens := pointerTokens(ds[i].pointer)
+		for _, m := range sets {
+			if m.since.Before(ds[i].owner.since) || !owns(m.fields, live.Object, tokens) {
+				continue
+			}
+			ds[i].owner = m.manager
+		}
+	}
+}
+
+// contest applies the stack's rule to what a change would take from others.
+func (t *Target) contest(o *desired, ds []difference) error {
+	if t.spec.Conflicts != Fail {
+		return nil
+	}
+	var lines []string
+	for _, d := range ds {
+		if d.owner.name != "" && d.has && !slices.Contains(t.spec.AdoptFrom, d.owner.name) {
+			lines = append(lines, fmt.Sprintf("%s is managed by %s", d.pointer, d.owner))
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	if more := len(lines) - 10; more > 0 {
+		lines = append(lines[:10], fmt.Sprintf("and %d more", more))
+	}
+	return fault.New(fault.Denied, opPlan, "have the other manager let go of it, leave the field out, or set conflicts: take in the stack file",
+		"%s: %s: %s", o.from.at(), o.id, strings.Join(lines, "; "))
+}
+
+// conceded returns the declared fields of o that another manager owns in live,
+// where the stack yields in conflicts: they are sent as they are.
+func (t *Target) conceded(o *desired, live *unstructured.Unstructured, fixed []string) []yielded {
+	if t.spec.Conflicts != Yield || live == nil {
+		return nil
+	}
+	others := t.c.managedByOthers(live)
+	others = slices.DeleteFunc(others, func(m managedSet) bool { return slices.Contains(t.spec.AdoptFrom, m.name) })
+	if len(others) == 0 {
+		return nil
+	}
+	sets := make([]claimed, len(others))
+	for i, m := range others {
+		sets[i] = claimed{owner{m.name, m.subresource}, m.fields}
+	}
+	k := concession{kind: o.id.Kind, fixed: append(fixed, markPointers...)}
+	k.walk(place{value: o.u.Object}, live.Object, sets, open)
+	return k.out
+}
+
+// concession finds what is declared in an open place and owned by others.
+type concession struct {
+	kind  string
+	fixed []string // pointers into the desired object to what is never yielded
+	out   []yielded
+}
+
+func (k *concession) walk(p place, live any, sets []claimed, r region) {
+	visit := func(next place, sets []claimed, r region) {
+		value, _, there := step(live, next.keys[len(next.keys)-1])
+		switch {
+		case len(sets) == 0 || !there:
+		case slices.ContainsFunc(sets, func(c claimed) bool { return len(c.fields) == 0 }):
+			holds := slices.ContainsFunc(k.fixed, func(f string) bool { return strings.HasPrefix(f+"/", next.pointer()+"/") })
+			if r == open && !holds {
+				k.out = append(k.out, yielded{keys: next.keys, at: next.pointer(), value: runtime.DeepCopyJSONValue(value)})
+			}
+		default:
+			k.walk(next, value, sets, r)
+		}
+	}
+	switch v := p.value.(type) {
+	case map[string]any:
+		pod := slices.ContainsFunc(podLists, func(l string) bool { return v[l] != nil })
+		for key, value := range v {
+			if len(p.keys) == 0 && (key == "apiVersion" || key == "kind") {
+				continue
+			}
+			visit(p.child("f:"+key, key, value), below(sets, "f:"+key), enter(r, k.kind, p.tokens, key, value, pod))
+		}
+	case []any:
+		for i, e := range v {
+			key := node{others: sets}.element(e, i)
+			visit(p.child(key, strconv.Itoa(i), e), below(sets, key), r)
+		}
+	}
+}
