@@ -462,7 +462,7 @@ func TestObserve(t *testing.T) {
 	edit(t, d, "kubectl-edit", "configmaps", ns, "c", `{"data":{"key":"edited"}}`)
 	f := next(t, found)
 	if f.ID.Name != "c" || f.Class != targets.Modified || f.Actor != "kubectl-edit" || f.Since.IsZero() ||
-		len(f.Fields) != 1 || f.Fields[0] != (plan.Field{Path: "/data/key", From: `"edited"`, To: `"1"`}) {
+		len(f.Fields) != 1 || f.Fields[0] != (plan.Field{Path: "/data/key", From: `"edited"`, To: `"1"`, Manager: "kubectl-edit", Since: f.Since.UTC()}) {
 		t.Errorf("finding: %s", mustJSON(f))
 	}
 	// A second edit is another finding, an edit of a Secret shows masks.
