@@ -270,7 +270,7 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 	spec := kubernetes.Spec{
 		Stack: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, Namespace: k.Namespace,
 		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt, AdoptFrom: k.AdoptFrom,
-		Conflicts: kubernetes.ConflictRule(p.Conflicts),
+		Conflicts: kubernetes.ConflictRule(p.Conflicts), Replace: k.Replace,
 	}
 	if len(d.Ignore) > 0 {
 		spec.Yield = func(id plan.ObjectID, pointer string) bool { return d.Ignores(id, pointer, time.Now()) }

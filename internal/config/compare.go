@@ -164,6 +164,7 @@ var effects = map[string]effect{
 	"allow[].credentials":   grants,
 	"allow[].drift":         {remove: tighter, first: true},
 	"allow[].conflicts":     {remove: tighter, first: true},
+	"allow[].replace":       grants,
 	"allow[].ignore.paths":  grants,
 	"allow[].ignore.days":   bound,
 	"allow[].prune":         grants,

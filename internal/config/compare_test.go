@@ -66,6 +66,7 @@ allow:
   prune: [delete]
   adoptFrom: [helm]
   conflicts: [take, yield]
+  replace: [Job.batch]
 - repository: fleet
   paths: ["infra/*"]
   environments: [production]
@@ -186,6 +187,7 @@ func TestCompare(t *testing.T) {
 		"to ignore for the default":      {", days: 30", "", Looser, Tighter, "allow[0].ignore.days: was 30, is 90", ""},
 		"no pruning":                     {"  prune: [delete]\n", "", Tighter, Looser, "allow[0].prune: delete was removed", ""},
 		"no yielding":                    {"  conflicts: [take, yield]\n", "  conflicts: [take]\n", Tighter, Looser, "allow[0].conflicts: yield was removed", ""},
+		"no replacing":                   {"  replace: [Job.batch]\n", "", Tighter, Looser, "allow[0].replace: Job.batch was removed", ""},
 		"no adoption":                    {"  adoptFrom: [helm]\n", "", Tighter, Looser, "allow[0].adoptFrom: helm was removed", ""},
 		"an entry less":                  {"- repository: fleet\n  paths: [\"infra/*\"]\n  environments: [production]\n  targets: [terraform]\n  credentials: [aws]\n", "", Tighter, Looser, "allow[1]: was removed", "allow[1]: was added"},
 		"a trust rule less":              {"  - name: rest\n    repositories: [\"ghcr.io/**\"]\n    require:\n    - signature: {signers: [rest]}\n", "", Looser, Looser, "trust.rules[rest]: was removed", "trust.rules[rest]: was added"},
@@ -424,7 +426,7 @@ var vocabulary = map[string][]string{
 	"paths": {"apps/*", "apps/**", "infra/*", "**"}, "environments": {"production", "staging"}, "targets": {"kubernetes", "terraform"},
 	"namespaces": {"shop", "team-*", "*"}, "kinds": {"ConfigMap", "Deployment.apps"}, "drift": {"report", "revert"},
 	"ignore": {"/spec/replicas", "/spec"}, "credentials": {"aws", "dns"}, "prune": {"delete", "orphan"}, "adoptFrom": {"helm", "flux"},
-	"conflicts": {"take", "yield", "fail"},
+	"conflicts": {"take", "yield", "fail"}, "replace": {"Job.batch", "*.apps"},
 }
 
 // some returns some of the words, at least as many as it must.
@@ -439,7 +441,7 @@ func randomEntry(r *rand.Rand) Allow {
 		Repository: "fleet", Paths: some(r, "paths", 1), Environments: some(r, "environments", 1), Targets: some(r, "targets", 1),
 		Namespaces: some(r, "namespaces", 1), Kinds: some(r, "kinds", 0), Drift: some(r, "drift", 1), Credentials: some(r, "credentials", 0),
 		Ignore: IgnoreBound{Paths: some(r, "ignore", 0), Days: 30 * (1 + r.IntN(3))}, Prune: some(r, "prune", 0), AdoptFrom: some(r, "adoptFrom", 0),
-		Conflicts: some(r, "conflicts", 1),
+		Conflicts: some(r, "conflicts", 1), Replace: some(r, "replace", 0),
 	}
 }
 
@@ -472,7 +474,7 @@ func mutate(r *rand.Rand, list *[]Allow) {
 	a := &(*list)[i]
 	lists := map[string]*[]string{
 		"paths": &a.Paths, "environments": &a.Environments, "targets": &a.Targets, "namespaces": &a.Namespaces, "kinds": &a.Kinds,
-		"drift": &a.Drift, "ignore": &a.Ignore.Paths, "credentials": &a.Credentials, "prune": &a.Prune, "adoptFrom": &a.AdoptFrom, "conflicts": &a.Conflicts,
+		"drift": &a.Drift, "ignore": &a.Ignore.Paths, "credentials": &a.Credentials, "prune": &a.Prune, "adoptFrom": &a.AdoptFrom, "conflicts": &a.Conflicts, "replace": &a.Replace,
 	}
 	switch r.IntN(8) {
 	case 0:
@@ -504,6 +506,9 @@ func randomRequest(r *rand.Rand) (string, *Stack) {
 		s.Spec.Kubernetes = &StackKubernetes{Namespace: pick("shop", "team-a", "other")}
 		if r.IntN(4) == 0 {
 			s.Spec.Kubernetes.AdoptFrom = []string{pick("helm", "flux")}
+		}
+		if r.IntN(4) == 0 {
+			s.Spec.Kubernetes.Replace = []string{pick("Job.batch", "Deployment.apps")}
 		}
 		s.Spec.Kubernetes.Conflicts = pick("", "", "take", "yield", "fail")
 	} else {

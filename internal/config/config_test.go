@@ -39,6 +39,7 @@ allow:
   namespaces: [shop, "team-*"]
   drift: [report, revert]
   ignore: {paths: [/spec/replicas], days: 30}
+  replace: ["Job.*", "Persistent*"]
 - repository: fleet
   paths: ["infra/*"]
   environments: [production]
@@ -200,6 +201,9 @@ func TestPermit(t *testing.T) {
 		"revert":              {dir: "apps/web", from: "kubernetes:", to: "drift: {mode: revert}\n  kubernetes:"},
 		"ignore":              {dir: "apps/web", from: "  kubernetes:", to: ignore("/spec/replicas", "2026-06-20") + "  kubernetes:"},
 		"credentials":         {dir: "infra/dns", from: "kubernetes: {namespace: shop}", to: "terraform: {credentials: aws}"},
+		"replace":             {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, replace: [Job.batch]}"},
+		"replace another":     {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, replace: [Job.batch, Pod]}", denied: `kind "Pod" replaced`},
+		"replace data":        {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, replace: [PersistentVolumeClaim]}", denied: `kind "PersistentVolumeClaim" replaced`},
 		"fail in conflicts":   {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, conflicts: fail}"},
 		"yield in conflicts":  {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, conflicts: yield}", denied: "may not ask for conflicts: yield"},
 		"another path":        {dir: "infra/x/y", denied: "no entry of the operator's map covers"},

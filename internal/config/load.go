@@ -510,6 +510,7 @@ func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[stri
 	for i, m := range a.Drift {
 		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, "report", "revert")
 	}
+	c.nameGlobs(at+".replace", a.Replace)
 	for i, m := range a.Conflicts {
 		c.oneOf(fmt.Sprintf("%s.conflicts[%d]", at, i), "rule for conflicts", m, "take", "yield", "fail")
 	}

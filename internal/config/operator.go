@@ -141,6 +141,7 @@ type Allow struct {
 	Credentials   []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
 	Drift         []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
 	Conflicts     []string    `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What a stack may ask to become of declared fields that other field managers own; the first is the default. Empty: take and fail."`
+	Replace       []string    `json:"replace,omitempty" jsonschema_description:"Kinds that a stack may ask to have deleted and made again when an immutable field changes: globs such as Job.batch. Kinds whose deletion loses data (Namespace, CustomResourceDefinition, PersistentVolumeClaim, PersistentVolume) must be named in full. Empty: none."`
 	Ignore        IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
 	Prune         []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
 	AdoptFrom     []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`

@@ -107,6 +107,12 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 			}
 			p.Conflicts = rule
 		}
+		for _, kind := range k.Replace {
+			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !a.replaces(kind) })
+			if len(entries) == 0 {
+				return deny("extend replace in allow: in the operator's file", "a stack in %s may not have objects of kind %q replaced", dir, kind)
+			}
+		}
 		for _, m := range k.AdoptFrom {
 			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.AdoptFrom, m) })
 			if len(entries) == 0 {
@@ -131,6 +137,14 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 // defaultIgnoreDays is how many days ahead an ignore rule may end, where the
 // operator's file does not say.
 const defaultIgnoreDays = 90
+
+// holdsData are kinds with which data goes that is not in the repository.
+var holdsData = []string{"Namespace", "CustomResourceDefinition.apiextensions.k8s.io", "PersistentVolumeClaim", "PersistentVolume"}
+
+// replaces reports whether a stack may have objects of a kind replaced.
+func (a Allow) replaces(kind string) bool {
+	return slices.Contains(a.Replace, kind) || !slices.Contains(holdsData, kind) && matchName(a.Replace, kind)
+}
 
 func (o *Operator) environment(name string) *Environment {
 	for i := range o.Environments {

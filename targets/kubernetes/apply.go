@@ -70,20 +70,13 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 		return err
 	}
 	w := &writer{t: t, priv: priv, versions: versions, rec: rec}
-	for s := range 4 {
-		if err := w.stage(ctx, func(c *change) bool { return c.obj != nil && stage(c.obj.u) == s }); err != nil {
+	for _, n := range waves(priv.changes) {
+		if err := w.wave(ctx, n); err != nil {
 			return err
-		}
-		if s == 0 {
-			if err := w.established(ctx); err != nil {
-				return err
-			}
 		}
 	}
-	for s := 3; s >= 0; s-- { // what is used goes after what uses it
-		if err := w.stage(ctx, func(c *change) bool { return c.obj == nil && c.stage == s }); err != nil {
-			return err
-		}
+	if err := w.deletes(ctx); err != nil {
+		return err
 	}
 	if priv.ends {
 		return t.removeInventory(ctx, priv.inv)
@@ -91,7 +84,115 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 	if final == nil {
 		return nil
 	}
+	if err := w.held(ctx, final); err != nil {
+		return err
+	}
 	return t.writeInventory(ctx, priv.inv, final)
+}
+
+// waveTimeout is how long an apply waits for the lower waves. After it the stack
+// waits, and others have their turn.
+const (
+	waveTimeout = 30 * time.Second
+	waveLook    = 500 * time.Millisecond
+)
+
+// wave creates and changes the objects of wave n, stage by stage, when everything in
+// the lower ones is healthy. A repair does not wait: what it restores ran before.
+func (w *writer) wave(ctx context.Context, n int) error {
+	if w.priv.inv != nil {
+		if err := w.lower(ctx, n); err != nil {
+			return err
+		}
+	}
+	for s := range 4 {
+		if err := w.stage(ctx, func(c *change) bool { return c.obj != nil && c.obj.wave == n && stage(c.obj.u) == s }); err != nil {
+			return err
+		}
+		if s == 0 {
+			if err := w.established(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lower waits until every object below wave n is healthy.
+func (w *writer) lower(ctx context.Context, n int) error {
+	if !slices.ContainsFunc(w.priv.ren.objects, func(o *desired) bool { return o.wave < n }) {
+		return nil
+	}
+	look := func() error {
+		return w.t.healthy(ctx, w.priv.ren, func(o *desired) bool { return o.wave < n })
+	}
+	err := look()
+	ticker := time.NewTicker(waveLook)
+	defer ticker.Stop()
+	for end := time.After(waveTimeout); err != nil && fault.KindOf(err) == fault.Waiting; {
+		select {
+		case <-ticker.C:
+			err = look()
+			continue
+		case <-ctx.Done():
+		case <-end:
+		}
+		break
+	}
+	if err != nil {
+		return fault.Wrap(fault.KindOf(err), opApply, fault.HintOf(err), fmt.Errorf("wave %d is not applied before the lower ones are healthy: %w", n, err))
+	}
+	return nil
+}
+
+// deletes removes what goes, in the reverse order: what is used goes after what uses it.
+func (w *writer) deletes(ctx context.Context) error {
+	var down []int
+	for _, c := range w.priv.changes {
+		if c.obj == nil {
+			down = append(down, c.wave)
+		}
+	}
+	slices.Sort(down)
+	for _, n := range slices.Backward(slices.Compact(down)) {
+		for s := 3; s >= 0; s-- {
+			if err := w.stage(ctx, func(c *change) bool { return c.obj == nil && c.wave == n && c.stage == s }); err != nil {
+				return err
+			}
+		}
+	}
+	if !w.priv.ends {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, goneTimeout) // for all of them
+	defer cancel()
+	var errs []error
+	for i := range w.priv.changes { // without an inventory nobody could tell later whose it was
+		if c := &w.priv.changes[i]; c.Action == plan.Delete {
+			errs = append(errs, w.t.gone(ctx, c))
+		}
+	}
+	return joined(opApply, errs)
+}
+
+// held keeps in the inventory what was deleted and is not gone yet.
+func (w *writer) held(ctx context.Context, final map[plan.ObjectID]entry) error {
+	var errs []error
+	for i := range w.priv.changes {
+		c := &w.priv.changes[i]
+		if c.Action != plan.Delete {
+			continue
+		}
+		live, err := w.t.c.get(ctx, c.res, c.ID)
+		switch {
+		case err != nil:
+			errs = append(errs, w.t.c.apiError(opApply, c.ID, err))
+		case live != nil && string(live.GetUID()) == c.UID:
+			final[c.ID] = w.priv.inv.entries[c.ID]
+			w.t.leaves(c.ID, final[c.ID])
+		}
+	}
+	return joined(opApply, errs)
 }
 
 // granted checks that the private half is what was judged, and is ours.
@@ -258,6 +359,8 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		return t.delete(ctx, c)
 	case plan.Release:
 		return t.release(ctx, c)
+	case plan.Replace:
+		return t.replace(ctx, c)
 	}
 	if len(c.takes) > 0 {
 		var err error
@@ -356,7 +459,7 @@ func (t *Target) notCreated(ctx context.Context, c *change, err error) error {
 }
 
 func (t *Target) delete(ctx context.Context, c *change) error {
-	err := t.c.remove(ctx, c.res, c.ID, c.UID)
+	err := t.c.remove(ctx, c.res, c.ID, c.UID, c.propagation)
 	switch {
 	case apierrors.IsNotFound(err):
 	case apierrors.IsConflict(err):
@@ -368,12 +471,12 @@ func (t *Target) delete(ctx context.Context, c *change) error {
 	return nil
 }
 
-// established waits until the definitions that were just applied are served.
-func (w *writer) established(ctx context.Context) error {
+// established waits until the definitions of a wave, which were just applied, are served.
+func (w *writer) established(ctx context.Context, wave int) error {
 	var errs []error
 	for i := range w.priv.changes {
 		c := &w.priv.changes[i]
-		if c.obj == nil || c.obj.u.GroupVersionKind().GroupKind() != crdKind || !w.needed(c) {
+		if c.obj == nil || c.obj.wave != wave || c.obj.u.GroupVersionKind().GroupKind() != crdKind || !w.needed(c) {
 			continue
 		}
 		errs = append(errs, w.t.waitEstablished(ctx, c))

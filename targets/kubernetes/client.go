@@ -29,6 +29,9 @@ type resource struct {
 
 func (r resource) gvr() schema.GroupVersionResource { return r.version.WithResource(r.name) }
 
+// errImmutable is wrapped when a field of an object cannot be changed in place.
+var errImmutable = errors.New("immutable")
+
 // errNoKind is wrapped when the cluster does not know a kind.
 var errNoKind = errors.New("the cluster does not know the kind")
 
@@ -105,10 +108,10 @@ func (c *Cluster) apply(ctx context.Context, r resource, u *unstructured.Unstruc
 }
 
 // remove deletes the object if it is still the one with uid.
-func (c *Cluster) remove(ctx context.Context, r resource, id plan.ObjectID, uid string) error {
-	u, background := types.UID(uid), metav1.DeletePropagationBackground
+func (c *Cluster) remove(ctx context.Context, r resource, id plan.ObjectID, uid string, how metav1.DeletionPropagation) error {
+	u := types.UID(uid)
 	return c.client(r, id.Namespace).Delete(ctx, id.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: &u}, PropagationPolicy: &background,
+		Preconditions: &metav1.Preconditions{UID: &u}, PropagationPolicy: &how,
 	})
 }
 
@@ -125,7 +128,7 @@ func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 	case errors.Is(err, errNoKind):
 		kind, hint = fault.Invalid, "correct apiVersion and kind, or deploy its CustomResourceDefinition first"
 	case immutable(err):
-		kind, hint = fault.Invalid, "rename the object, or delete it by hand: the field cannot be changed in place"
+		kind, hint = fault.Invalid, "rename the object, or list its kind under replace: in the stack file: the field cannot be changed in place"
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsMethodNotSupported(err), untyped(err):
 		kind, hint = fault.Invalid, "correct the manifest"
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
@@ -148,6 +151,9 @@ func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 				text += fmt.Sprintf(" %s (%s)", field, cause.Type)
 			}
 		}
+	}
+	if immutable(err) {
+		err = errors.Join(err, errImmutable)
 	}
 	return fault.New(kind, op, hint, "%s: %w", id, &masked{text: text, err: err})
 }

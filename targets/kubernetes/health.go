@@ -18,27 +18,39 @@ func (t *Target) Healthy(ctx context.Context, r targets.Rendered) error {
 	if err != nil {
 		return fault.WithStack(t.spec.Stack, err)
 	}
+	err = t.healthy(ctx, ren, func(*desired) bool { return true })
+	if err == nil || fault.KindOf(err) == fault.Waiting {
+		err = joined(opHealth, []error{err, t.left(ctx)})
+	}
+	return fault.WithStack(t.spec.Stack, err)
+}
+
+// healthy looks at the objects that in selects. A failure outranks what is still on
+// its way.
+func (t *Target) healthy(ctx context.Context, ren *rendering, in func(*desired) bool) error {
 	objs, res, err := t.placeAll(ctx, ren, nil)
 	if err != nil {
-		return fault.WithStack(t.spec.Stack, err)
+		return err
 	}
 	errs := make([]error, len(objs))
 	g := new(errgroup.Group)
 	g.SetLimit(t.c.cfg.Workers)
 	for i, o := range objs {
+		if !in(o) {
+			continue
+		}
 		g.Go(func() error {
 			errs[i] = t.ready(ctx, o, res[i])
 			return nil
 		})
 	}
 	_ = g.Wait() // each worker keeps its own error
-	// A failure outranks what is still on its way.
 	for _, err := range errs {
 		if err != nil && fault.KindOf(err) != fault.Waiting {
-			return fault.WithStack(t.spec.Stack, err)
+			return err
 		}
 	}
-	return fault.WithStack(t.spec.Stack, joined(opHealth, errs))
+	return joined(opHealth, errs)
 }
 
 func (t *Target) ready(ctx context.Context, o *desired, res resource) error {

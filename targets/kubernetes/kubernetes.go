@@ -211,6 +211,9 @@ type Spec struct {
 	// "kustomize-controller", whose fields are taken over with the object: what
 	// they set and the stack does not declare goes. Fields of other managers stay.
 	AdoptFrom []string
+	// Replace are the kinds, such as "Job.batch", whose objects are deleted and made
+	// again when a field changes that cannot be changed in place.
+	Replace []string
 	// Conflicts says what becomes of declared fields that another manager owns;
 	// empty: Take.
 	Conflicts ConflictRule
@@ -230,6 +233,7 @@ type Target struct {
 	ownedMu sync.Mutex
 	owned   map[plan.ObjectID]bool          // what the inventory said last; nil: not read yet
 	ran     map[plan.ObjectID]digest.Digest // Jobs that it says were made
+	leaving map[plan.ObjectID]entry         // what is being deleted and not declared any more
 
 	obs observation // guarded by Cluster.mu
 }

@@ -32,6 +32,8 @@ type desired struct {
 	masked map[string]any
 	after  digest.Digest // over masked
 	scoped bool          // whether it is namespaced is known
+	wave   int           // see WaveAnnotation
+	asked  map[string]string
 }
 
 // seal computes what is derived from o.u.
@@ -80,7 +82,11 @@ func (t *Target) object(d declared, custom map[string]resource) (*desired, error
 	case u.GetUID() != "" || u.GetResourceVersion() != "" || u.GetDeletionTimestamp() != nil:
 		return nil, bad("remove metadata.uid, resourceVersion and deletionTimestamp", "%s/%s is a copy of a live object", gvk.Kind, u.GetName())
 	}
-	if key := daemon.Mark(meta, nil); key != "" { // before the real marks are written
+	asks, err := asked(u)
+	if err != nil {
+		return nil, bad("", "%s/%s: %v", gvk.Kind, u.GetName(), err)
+	}
+	if key := daemon.Mark(meta, asks); key != "" { // before the real marks are written
 		return nil, fault.New(fault.Denied, opRender, "remove it", "%s: %s/%s: %s is Holdfast's own", at, gvk.Kind, u.GetName(), key)
 	}
 	if _, ok := d.value["status"]; ok {
@@ -98,7 +104,7 @@ func (t *Target) object(d declared, custom map[string]resource) (*desired, error
 	if err := t.secret(u); err != nil {
 		return nil, bad("", "Secret/%s: %v", u.GetName(), err)
 	}
-	o := &desired{u: u, from: d}
+	o := &desired{u: u, from: d, wave: wave(u), asked: asks}
 	namespaced, known := openapi.IsNamespaceScoped(kyaml.TypeMeta{APIVersion: u.GetAPIVersion(), Kind: u.GetKind()})
 	if r, ok := custom[gvk.GroupKind().String()]; ok && !known {
 		namespaced, known = r.namespaced, true

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -44,8 +45,12 @@ type change struct {
 	foreign   [32]byte // the state of what we did not declare in the live object
 	takes     []string // managers whose fields become ours before the apply
 	full      [32]byte // of the live object
-	stage     int      // of a delete: the stage that made the object
 	rv        uint64
+	// Of a delete or a replacement: how the object goes. Of a delete: the stage and
+	// the wave that made it, and whether only the end of the stack lets go of it.
+	propagation metav1.DeletionPropagation
+	stage, wave int
+	protected   bool
 }
 
 // Plan implements [targets.Target]. Objects that do not exist are planned
@@ -117,7 +122,7 @@ func (t *Target) payload(priv *planned) digest.Digest {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s %t\n", priv.owner, priv.ends)
 	for _, c := range priv.changes {
-		fmt.Fprintf(h, "%s %s %s %s %q\n", c.Action, c.ID, c.UID, c.Before, c.pointers)
+		fmt.Fprintf(h, "%s %s %s %s %q %s\n", c.Action, c.ID, c.UID, c.Before, c.pointers, c.propagation)
 		if c.obj != nil {
 			fmt.Fprintf(h, "%s %s\n", c.obj.id, digest.FromBytes(mustJSON(c.obj.masked)))
 			fmt.Fprintf(h, "fix %x %t %q\n", t.c.keyed("fix", mustJSON(c.fix)), c.bare, c.returning)
@@ -253,6 +258,9 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 	if err != nil && (live == nil || fault.KindOf(err) != fault.Invalid) {
 		return nil, err
 	}
+	if errors.Is(err, errImmutable) && t.replaceable(o, live) {
+		return t.replacement(c, o, live)
+	}
 	if c.yields = t.yields(o, live); live == nil {
 		if t.expired(o) {
 			return nil, nil
@@ -362,7 +370,7 @@ func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned boo
 		switch {
 		case err == nil:
 			return live, after, reason, nil
-		case o.isJob() && immutable(err):
+		case o.isJob() && immutable(err) && !t.replaceable(o, live):
 			return nil, nil, "", fault.New(fault.Invalid, opPlan, "give the changed Job another name, or delete the old one by hand",
 				"%s: %s: a Job's template cannot be changed once it exists", o.from.at(), o.id)
 		case !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !errors.Is(err, errMoved):
@@ -461,8 +469,19 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 				errs[i] = t.c.apiError(opPlan, id, err)
 				return nil
 			}
-			if live != nil && t.ours(live) && live.GetDeletionTimestamp() == nil {
+			if live != nil && t.ours(live) {
+				if live.GetDeletionTimestamp() != nil && !priv.ends {
+					kept[i] = true
+					t.leaves(id, priv.inv.entries[id])
+					return nil
+				}
 				if kept[i], errs[i] = t.moving(ctx, id); kept[i] || errs[i] != nil {
+					return nil
+				}
+				if protected(live) && !priv.ends {
+					t.c.cfg.Log.InfoContext(ctx, "not pruned", slog.String("stack", t.spec.Stack), slog.String("object", id.String()),
+						slog.String("why", "it is protected by "+PruneAnnotation))
+					kept[i] = true
 					return nil
 				}
 				if hint, why := t.untouchable(id, live); why != "" {
@@ -471,7 +490,7 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 				}
 				out[i] = &change{Change: plan.Change{
 					ID: id, Action: plan.Delete, UID: string(live.GetUID()), Before: t.before(live, ownPointers), Reason: "no longer declared",
-				}, res: res, pointers: ownPointers, stage: stage(live)}
+				}, res: res, pointers: ownPointers, stage: stage(live), wave: wave(live), propagation: propagation(live), protected: protected(live)}
 			}
 			return nil
 		})

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"os"
 	"strings"
 
@@ -58,9 +59,10 @@ func UserOf(conf *rest.Config) string {
 
 // touches says how o would touch what Holdfast itself runs with, or "".
 func (t *Target) touches(o *desired) (hint, why string) {
+	given := map[string]string{OwnerAnnotation: t.owner, ManagedLabel: "true"}
+	maps.Copy(given, o.asked)
 	return t.c.identity().Touches(daemon.Object{
-		GroupKind: o.u.GroupVersionKind().GroupKind(), Namespace: o.id.Namespace, Name: o.id.Name, Content: o.u.Object,
-		Given: map[string]string{OwnerAnnotation: t.owner, ManagedLabel: "true"},
+		GroupKind: o.u.GroupVersionKind().GroupKind(), Namespace: o.id.Namespace, Name: o.id.Name, Content: o.u.Object, Given: given,
 	})
 }
 

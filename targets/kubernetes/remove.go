@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -55,7 +56,10 @@ func (t *Target) removal(ctx context.Context, r targets.Rendered, orphan bool) (
 	for i := range priv.changes {
 		c := &priv.changes[i]
 		c.Reason = ending(c, orphan)
-		if orphan {
+		switch {
+		case c.protected:
+			c.Action, c.Reason = plan.Release, "the stack ends; it is protected by "+PruneAnnotation+" and let go of"
+		case orphan:
 			c.Action = plan.Release
 		}
 	}
@@ -140,7 +144,7 @@ func (t *Target) removeInventory(ctx context.Context, inv *inventory) error {
 	}
 	cm := inv.live[0]
 	id := plan.ObjectID{Kind: "ConfigMap", Namespace: cm.GetNamespace(), Name: cm.GetName()}
-	if err := t.c.remove(ctx, configMaps, id, string(cm.GetUID())); err != nil && !apierrors.IsNotFound(err) {
+	if err := t.c.remove(ctx, configMaps, id, string(cm.GetUID()), metav1.DeletePropagationBackground); err != nil && !apierrors.IsNotFound(err) {
 		return fault.New(fault.Transient, opInventory, "", "removing the inventory: %s", t.c.cfg.Masker.Scrub(err.Error()))
 	}
 	return nil

@@ -1,0 +1,92 @@
+package kubernetes
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// What a developer may ask for one object, by an annotation on it.
+const (
+	// PruneAnnotation with the value "keep" protects the live object: it is neither
+	// pruned nor replaced, whoever put it there.
+	PruneAnnotation = "holdfast.dev/prune"
+	// PropagationAnnotation says what becomes of the dependents of an object that is
+	// deleted: "background" (the default), "foreground" or "orphan" (Kubernetes,
+	// "Garbage Collection").
+	PropagationAnnotation = "holdfast.dev/propagation"
+	// WaveAnnotation is a whole number, 0 by default: objects of a wave are applied
+	// when everything in the lower ones is healthy.
+	WaveAnnotation = "holdfast.dev/wave"
+)
+
+const pruneKeep = "keep"
+
+// propagations are the values of [PropagationAnnotation].
+var propagations = map[string]metav1.DeletionPropagation{
+	"": metav1.DeletePropagationBackground, "background": metav1.DeletePropagationBackground,
+	"foreground": metav1.DeletePropagationForeground, "orphan": metav1.DeletePropagationOrphan,
+}
+
+const maxWave = 1000 // either way
+
+// asked returns the annotations of an object that is declared with which it asks for
+// something, or says which one cannot be read.
+func asked(u *unstructured.Unstructured) (map[string]string, error) {
+	out := map[string]string{}
+	for key, v := range u.GetAnnotations() {
+		ok := false
+		switch key {
+		case PruneAnnotation:
+			ok = v == pruneKeep
+		case PropagationAnnotation:
+			_, ok = propagations[v]
+		case WaveAnnotation:
+			n, err := strconv.Atoi(v)
+			ok = err == nil && -maxWave <= n && n <= maxWave
+		default:
+			continue
+		}
+		if !ok {
+			return nil, fmt.Errorf("the annotation %s cannot be %q", key, v)
+		}
+		out[key] = v
+	}
+	return out, nil
+}
+
+// wave returns the wave of an object. A live one may say anything.
+func wave(u *unstructured.Unstructured) int {
+	n, err := strconv.Atoi(u.GetAnnotations()[WaveAnnotation])
+	if err != nil {
+		return 0
+	}
+	return max(-maxWave, min(n, maxWave))
+}
+
+func protected(live *unstructured.Unstructured) bool {
+	return live.GetAnnotations()[PruneAnnotation] == pruneKeep
+}
+
+// propagation returns how live is deleted. A value that is none counts as absent.
+func propagation(live *unstructured.Unstructured) metav1.DeletionPropagation {
+	if p, ok := propagations[live.GetAnnotations()[PropagationAnnotation]]; ok {
+		return p
+	}
+	return metav1.DeletePropagationBackground
+}
+
+// waves returns the waves in which something is created or changed, in order.
+func waves(changes []change) []int {
+	var out []int
+	for _, c := range changes {
+		if c.obj != nil {
+			out = append(out, c.obj.wave)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

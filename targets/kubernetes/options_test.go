@@ -1,0 +1,234 @@
+package kubernetes
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/internal/testenv"
+	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
+	"github.com/holdfast-dev/holdfast/targets/targetstest"
+)
+
+// annotated returns a ConfigMap with an annotation of ours.
+func annotated(name, value, key, note string) string {
+	return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + ", annotations: {" + key + ": \"" + note + "\"}}\ndata: {key: \"" + value + "\"}\n"
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	t.Parallel()
+	tt := offline(t, nil)
+	for text, want := range map[string]string{
+		annotated("a", "1", WaveAnnotation, "-3"):                  "",
+		annotated("a", "1", PruneAnnotation, "keep"):               "",
+		annotated("a", "1", PropagationAnnotation, "orphan"):       "",
+		annotated("a", "1", WaveAnnotation, "first"):               `a.yaml:1: ConfigMap/a: the annotation holdfast.dev/wave cannot be "first"`,
+		annotated("a", "1", WaveAnnotation, "1001"):                `holdfast.dev/wave cannot be "1001"`,
+		annotated("a", "1", PruneAnnotation, "disabled"):           `holdfast.dev/prune cannot be "disabled"`,
+		annotated("a", "1", PropagationAnnotation, "Background"):   `holdfast.dev/propagation cannot be "Background"`,
+		annotated("a", "1", OwnerAnnotation, "production/another"): "holdfast.dev/stack is Holdfast's own",
+		annotated("a", "1", "holdfast.dev/anything", "1"):          "holdfast.dev/anything is Holdfast's own",
+	} {
+		_, err := tt.Render(t.Context(), snapshot(map[string]string{"a.yaml": text}))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestPruneKeeps(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	tt := target(t, c.Config, ns, nil, nil)
+	files := map[string]string{"a.yaml": configMap("a", "1"), "k.yaml": annotated("k", "1", PruneAnnotation, "keep"), "l.yaml": configMap("l", "1")}
+	deploy(t, tt, files)
+	edit(t, d, "kubectl", "configmaps", ns, "l", `{"metadata":{"annotations":{"holdfast.dev/prune":"keep"}}}`) // by a person, on the live object
+	delete(files, "k.yaml")
+	delete(files, "l.yaml")
+	r := mustRender(t, tt, files)
+	if p := mustPlan(t, tt, r); !p.Empty() {
+		t.Fatalf("what is protected is pruned: %s", mustJSON(p.Changes))
+	}
+	// It stays known, and is pruned when the protection goes.
+	edit(t, d, "kubectl", "configmaps", ns, "l", `{"metadata":{"annotations":{"holdfast.dev/prune":null}}}`)
+	p := mustPlan(t, tt, r)
+	if len(p.Changes) != 1 || p.Changes[0].ID.Name != "l" || p.Changes[0].Action != plan.Delete {
+		t.Fatalf("changes: %s", mustJSON(p.Changes))
+	}
+	// The end of the stack lets go of it.
+	p, err := tt.Removal(t.Context(), r, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions := map[string]plan.Action{}
+	for _, c := range p.Changes {
+		actions[c.ID.Name] = c.Action
+	}
+	if actions["a"] != plan.Delete || actions["l"] != plan.Delete || actions["k"] != plan.Release {
+		t.Errorf("the end: %v", actions)
+	}
+}
+
+// What is deleted and held by a finalizer stays in the inventory, keeps the stack
+// from being ready, and says what holds it.
+func TestPruneIsHeld(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	tt := target(t, c.Config, ns, nil, nil)
+	held := strings.Replace(configMap("h", "1"), "{name: h}", "{name: h, finalizers: [acme.example/held]}", 1)
+	deploy(t, tt, map[string]string{"a.yaml": configMap("a", "1"), "h.yaml": held})
+	r := deploy(t, tt, map[string]string{"a.yaml": configMap("a", "1")})
+	err := tt.Healthy(t.Context(), r)
+	if fault.KindOf(err) != fault.Waiting || !strings.Contains(err.Error(), "ConfigMap/"+ns+"/h is being deleted and held: finalizers acme.example/held") {
+		t.Fatalf("health: %v", err)
+	}
+	// Over a restart too.
+	again := target(t, c.Config, ns, nil, nil)
+	ra := mustRender(t, again, map[string]string{"a.yaml": configMap("a", "1")})
+	if p := mustPlan(t, again, ra); !p.Empty() {
+		t.Errorf("changes: %s", mustJSON(p.Changes))
+	}
+	if err := again.Healthy(t.Context(), ra); fault.KindOf(err) != fault.Waiting {
+		t.Errorf("health after a restart: %v", err)
+	}
+	edit(t, d, "x", "configmaps", ns, "h", `{"metadata":{"finalizers":null}}`)
+	for _, tt := range []*Target{tt, again} {
+		if err := tt.Healthy(t.Context(), ra); err != nil {
+			t.Errorf("it is gone: %v", err)
+		}
+	}
+}
+
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	allowed := func(s *Spec) { s.Replace = []string{"Deployment.apps"} }
+	tt := target(t, c.Config, ns, nil, allowed)
+	deploy(t, tt, map[string]string{"d.yaml": deployment})
+	old := getObject(t, d, "deployments", ns, "web")
+	changed := map[string]string{"d.yaml": strings.ReplaceAll(deployment, "{app: web}", "{app: web2}")}
+
+	not, err := New(tt.c, spec(ns, nil)) // the same stack, which did not ask
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := not.Plan(t.Context(), mustRender(t, not, changed)); fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.HintOf(err), "replace:") {
+		t.Errorf("without leave: %v, hint %q", err, fault.HintOf(err))
+	}
+	r := mustRender(t, tt, changed)
+	p := mustPlan(t, tt, r)
+	if len(p.Changes) != 1 || p.Changes[0].Action != plan.Replace || p.Changes[0].UID != string(old.GetUID()) ||
+		!slices.ContainsFunc(p.Changes[0].Fields, func(f plan.Field) bool { return f.Path == "/spec/selector/matchLabels/app" }) {
+		t.Fatalf("changes: %s", mustJSON(p.Changes))
+	}
+	if getObject(t, d, "deployments", ns, "web").GetUID() != old.GetUID() {
+		t.Fatal("planning replaced it")
+	}
+	// What is protected is not replaced.
+	edit(t, d, "x", "deployments", ns, "web", `{"metadata":{"annotations":{"holdfast.dev/prune":"keep"}}}`)
+	if _, err := tt.Plan(t.Context(), r); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("protected: %v", err)
+	}
+	edit(t, d, "x", "deployments", ns, "web", `{"metadata":{"annotations":{"holdfast.dev/prune":null}}}`)
+	p = mustPlan(t, tt, r)
+	if _, err := tt.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); err != nil {
+		t.Fatal(err)
+	}
+	live := getObject(t, d, "deployments", ns, "web")
+	if live.GetUID() == old.GetUID() || !strings.Contains(string(mustJSON(live.Object)), `"matchLabels":{"app":"web2"}`) {
+		t.Errorf("live: %s", mustJSON(live.Object))
+	}
+	if p := mustPlan(t, tt, r); !p.Empty() {
+		t.Errorf("left: %s", mustJSON(p.Changes))
+	}
+	// A grant to replace an object does not extend to another one of its name.
+	p = mustPlan(t, tt, mustRender(t, tt, map[string]string{"d.yaml": deployment}))
+	if err := d.Resource(gvrs["deployments"]).Namespace(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tt.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); err == nil || !strings.Contains(err.Error(), targets.ErrStale.Error()) {
+		t.Errorf("it is gone: %v", err)
+	}
+}
+
+var podGVR = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+
+// A wave begins when everything below it is healthy.
+func TestWaves(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	tt := target(t, c.Config, ns, nil, nil)
+	first := strings.Replace(strings.Replace(deployment, "{name: web}", `{name: web, annotations: {holdfast.dev/wave: "-1"}}`, 1), "replicas: 0", "replicas: 1", 1)
+	// No node takes the pod before it may.
+	first = strings.Replace(first, "      containers:", "      schedulingGates: [{name: acme.example/later}]\n      containers:", 1)
+	r := mustRender(t, tt, map[string]string{"d.yaml": first, "a.yaml": configMap("a", "1")})
+	p := mustPlan(t, tt, r)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	type result struct {
+		rec targets.Receipt
+		err error
+	}
+	done := make(chan result, 1)
+	grant := targetstest.Grant(t.Context(), t, p)
+	go func() {
+		rec, err := tt.Apply(ctx, grant)
+		done <- result{rec, err}
+	}()
+	pods := d.Resource(podGVR).Namespace(ns)
+	var pod string
+	for pod == "" {
+		list, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: "app=web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Items) > 0 {
+			pod = list.Items[0].GetName()
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	if _, err := d.Resource(gvrs["configmaps"]).Namespace(ns).Get(t.Context(), "a", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Fatalf("the second wave did not wait: %v", err)
+	}
+	if _, err := pods.Patch(t.Context(), pod, "application/json-patch+json", []byte(`[{"op":"remove","path":"/spec/schedulingGates"}]`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-done; got.err != nil {
+		t.Fatalf("%v\n%s", got.err, mustJSON(got.rec))
+	}
+	getObject(t, d, "configmaps", ns, "a")
+}
+
+// While a wave waits, nothing of the next is written, and the receipt says so.
+func TestWaveGivesWay(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns := testenv.Namespace(t, c)
+	tt := target(t, c.Config, ns, nil, nil)
+	first := strings.Replace(strings.Replace(deployment, "{name: web}", `{name: web, annotations: {holdfast.dev/wave: "-1"}}`, 1), "replicas: 0", "replicas: 1", 1)
+	first = strings.Replace(first, "      containers:", "      nodeSelector: {acme.example/nowhere: here}\n      containers:", 1)
+	p := mustPlan(t, tt, mustRender(t, tt, map[string]string{"d.yaml": first, "a.yaml": configMap("a", "1")}))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	rec, err := tt.Apply(ctx, targetstest.Grant(t.Context(), t, p))
+	if fault.KindOf(err) != fault.Waiting || !strings.Contains(err.Error(), "wave 0 is not applied before the lower ones are healthy") {
+		t.Errorf("got %v", err)
+	}
+	for _, o := range rec.Outcomes {
+		if (o.Err == "") != (o.ID.Name == "web") {
+			t.Errorf("%s: %q", o.ID, o.Err)
+		}
+	}
+}
