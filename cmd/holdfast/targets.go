@@ -93,7 +93,7 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 			ts.clusters[e.Name], err = kubernetes.NewCluster(kubernetes.ClusterConfig{
 				REST: rc, Namespace: k.Namespace, Key: sec.key("inventory " + e.Name),
 				Masker: sec.environment(e.Name), Log: log, Renderer: ts.renderer,
-				ServiceAccount: kubernetes.UserOf(rc), Kinds: kinds, Injectors: injectors(k), Claims: claims.of(rc), Lease: kubernetes.LeaseConfig{
+				ServiceAccount: kubernetes.UserOf(rc), Kinds: kinds, Health: healthRules(cfg), Injectors: injectors(k), Claims: claims.of(rc), Lease: kubernetes.LeaseConfig{
 					Off: k.Lease.Off, Name: k.Lease.Name, Duration: time.Duration(k.Lease.Duration), Identity: identity,
 				},
 			})
@@ -214,9 +214,25 @@ func (s sharedClaims) of(rc *rest.Config) *kubernetes.Claims {
 func imageKinds(cfg *config.Loaded) []kubernetes.KindImages {
 	var out []kubernetes.KindImages
 	for _, k := range cfg.Kinds {
-		out = append(out, kubernetes.KindImages{Kind: k.Kind, Images: k.Images, None: k.None})
+		if k.None || len(k.Images) > 0 {
+			out = append(out, kubernetes.KindImages{Kind: k.Kind, Images: k.Images, None: k.None})
+		}
 	}
 	return out
+}
+
+func healthRules(cfg *config.Loaded) []kubernetes.HealthRule {
+	var out []kubernetes.HealthRule
+	for _, k := range cfg.Kinds {
+		if k.Health != nil {
+			out = append(out, healthRule(k.Kind, *k.Health))
+		}
+	}
+	return out
+}
+
+func healthRule(kind string, h config.Health) kubernetes.HealthRule {
+	return kubernetes.HealthRule{Kind: kind, Current: h.Current, InProgress: h.InProgress, Failed: h.Failed}
 }
 
 func injectors(k *config.Kubernetes) []kubernetes.Injector {
@@ -271,6 +287,9 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 		Stack: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, Namespace: k.Namespace,
 		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt, AdoptFrom: k.AdoptFrom,
 		Conflicts: kubernetes.ConflictRule(p.Conflicts), Replace: k.Replace,
+	}
+	for _, h := range k.Health {
+		spec.Health = append(spec.Health, healthRule(h.Kind, h.Health))
 	}
 	if len(d.Ignore) > 0 {
 		spec.Yield = func(id plan.ObjectID, pointer string) bool { return d.Ignores(id, pointer, time.Now()) }

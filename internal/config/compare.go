@@ -216,7 +216,11 @@ var effects = map[string]effect{
 	"limits.maxDeletes":     bound,
 	"limits.maxDeleteShare": bound,
 
-	"kinds": {key: "kind"},
+	"kinds":                     {key: "kind"},
+	"kinds[].health":            inert,
+	"kinds[].health.current":    inert,
+	"kinds[].health.inProgress": inert,
+	"kinds[].health.failed":     inert,
 
 	"orders.signers":             signers,
 	"orders.signers[].notAfter":  end,

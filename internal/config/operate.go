@@ -107,7 +107,7 @@ func (c checker) operate(o *Operator, envs map[string]*Environment) {
 			c.wrong(at+".kind", "", "kind %q is declared twice", k.Kind)
 		}
 		kinds[k.Kind] = true
-		if k.None == (len(k.Images) > 0) {
+		if k.None == (len(k.Images) > 0) && (k.None || k.Health == nil) {
 			c.wrong(at, "list images:, or write none: true", "kind %q needs either images or none", k.Kind)
 		}
 		for j, p := range k.Images {

@@ -197,7 +197,15 @@ type Limits struct {
 type Kind struct {
 	Kind   string   `json:"kind" jsonschema_description:"Kind.group, for example Cluster.postgresql.cnpg.io."`
 	Images []string `json:"images,omitempty" jsonschema_description:"JSON pointers to image references, with * for one segment. A path that ends in a map with repository, tag and digest is read as one reference."`
-	None   bool     `json:"none,omitempty" jsonschema_description:"Objects of this kind run no image. Either images or none."`
+	None   bool     `json:"none,omitempty" jsonschema_description:"Objects of this kind run no image. Either images or none; with health neither is needed."`
+	Health *Health  `json:"health,omitempty" jsonschema_description:"When an object of this kind is healthy. Rules for the kinds of common operators are built in; for others the condition Ready counts."`
+}
+
+// Health says by CEL expressions over a live object where it stands.
+type Health struct {
+	Current    string `json:"current" jsonschema_description:"CEL expression that is true when the object is healthy. It names fields of the live object: status.phase == 'Running'."`
+	InProgress string `json:"inProgress,omitempty" jsonschema_description:"CEL expression that is true while it is on its way. Asked before the others."`
+	Failed     string `json:"failed,omitempty" jsonschema_description:"CEL expression that is true when it failed and will not go on by itself."`
 }
 
 // Orders says who may sign orders, and how long one may be on its way.

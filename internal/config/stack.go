@@ -36,6 +36,14 @@ type StackKubernetes struct {
 	Conflicts string   `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What becomes of a declared field that another field manager owns and that has another value: take sets it, yield keeps the live value (but of images and of what is closed to others), fail changes nothing of the object and says whose it is. Empty: the first that the operator allows there."`
 	Replace   []string `json:"replace,omitempty" jsonschema_description:"Kinds (Job.batch) whose objects are deleted and made again when a field changes that cannot be changed in place. What carries the annotation holdfast.dev/prune: keep is not."`
 	AdoptFrom []string `json:"adoptFrom,omitempty" jsonschema_description:"Also take over every field that these field managers own (kubectl-client-side-apply, helm, kustomize-controller): what they set and this stack does not declare goes."`
+
+	Health []StackHealth `json:"health,omitempty" jsonschema_description:"When objects of custom kinds are healthy, in the place of the operator's rules and those that are built in."`
+}
+
+// StackHealth says when objects of one kind are healthy.
+type StackHealth struct {
+	Kind   string `json:"kind" jsonschema_description:"Kind.group, for example Cluster.postgresql.cnpg.io."`
+	Health `json:",inline"`
 }
 
 // StackTerraform is a configuration to apply.

@@ -12,7 +12,8 @@ import (
 
 const opHealth = "targets/kubernetes.Healthy"
 
-// Healthy implements [targets.HealthChecker] by kstatus: one look, no waiting.
+// Healthy implements [targets.HealthChecker] by kstatus and the rules about custom
+// kinds: one look, no waiting.
 func (t *Target) Healthy(ctx context.Context, r targets.Rendered) error {
 	ren, err := t.rendering(r)
 	if err != nil {
@@ -67,14 +68,18 @@ func (t *Target) ready(ctx context.Context, o *desired, res resource) error {
 		}
 		return fault.New(fault.Waiting, opHealth, "", "%s does not exist", o.id)
 	}
-	s, err := status.Compute(live)
+	s, err := t.health(live)
 	if err != nil {
 		return fault.New(fault.Waiting, opHealth, "", "%s: its status cannot be read: %s", o.id, t.c.cfg.Masker.Scrub(err.Error()))
 	}
-	text := t.c.cfg.Masker.Scrub(s.Message)
-	switch s.Status {
-	case status.CurrentStatus:
+	if s.Status == status.CurrentStatus {
 		return nil
+	}
+	text := t.c.cfg.Masker.Scrub(s.Message)
+	if why := t.c.explain(ctx, o.id, live); why != "" {
+		text += "; " + why
+	}
+	switch s.Status {
 	case status.FailedStatus:
 		return fault.New(fault.Invalid, opHealth, "look at the object's events and logs", "%s failed: %s", o.id, text)
 	default:

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -69,6 +70,8 @@ type ClusterConfig struct {
 	ServiceAccount string
 	// Kinds say where objects of custom kinds name images, beside those that are built in.
 	Kinds []KindImages
+	// Health says when objects of custom kinds are healthy, beside what is built in.
+	Health []HealthRule
 	// Injectors may add fields to managed objects. What anybody else adds where
 	// they are closed (pod specifications, RBAC, webhooks, data, finalizers, …)
 	// is drift of class foreign.
@@ -97,9 +100,10 @@ type Cluster struct {
 	resourcesMu sync.Mutex
 	resources   map[schema.GroupVersionKind]resource
 
-	kinds  kindTable
-	claims *Claims
-	events recorder
+	kinds       kindTable
+	healthRules map[string]*healthRule // by kind
+	claims      *Claims
+	events      recorder
 
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked
@@ -142,6 +146,16 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	builtin, err := builtinHealthRules()
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: %w", err)
+	}
+	own, err := newHealthRules(cfg.Health)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: %w", err)
+	}
+	health := maps.Clone(builtin)
+	maps.Copy(health, own)
 	if cfg.Workers <= 0 {
 		cfg.Workers = defaultWorkers
 	}
@@ -172,12 +186,13 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	}
 	return &Cluster{
 		cfg: cfg, dyn: dyn, disco: disco, process: thisProcess,
-		resources: map[schema.GroupVersionKind]resource{},
-		kinds:     kinds,
-		claims:    cfg.Claims,
-		tracked:   map[plan.ObjectID]*tracked{},
-		watches:   map[watchKey]*watch{},
-		wake:      make(chan struct{}, 1),
+		resources:   map[schema.GroupVersionKind]resource{},
+		kinds:       kinds,
+		healthRules: health,
+		claims:      cfg.Claims,
+		tracked:     map[plan.ObjectID]*tracked{},
+		watches:     map[watchKey]*watch{},
+		wake:        make(chan struct{}, 1),
 	}, nil
 }
 
@@ -218,6 +233,8 @@ type Spec struct {
 	// empty: Take.
 	Conflicts ConflictRule
 	Allow     Allow
+	// Health says when objects of custom kinds are healthy, in the place of the cluster's rules.
+	Health []HealthRule
 	// Yield says which declared fields, by JSON pointer, keep the value that
 	// the live object has. Nil yields none. Fields within lists are not asked for.
 	Yield func(id plan.ObjectID, pointer string) bool
@@ -229,6 +246,8 @@ type Target struct {
 	c     *Cluster
 	spec  Spec
 	owner string // "environment/stack": the owner mark
+
+	healthRules map[string]*healthRule // by kind
 
 	ownedMu sync.Mutex
 	owned   map[plan.ObjectID]bool          // what the inventory said last; nil: not read yet
@@ -281,7 +300,11 @@ func New(c *Cluster, s Spec) (*Target, error) {
 	if len(s.Allow.Namespaces) == 0 {
 		s.Allow.Namespaces = []string{s.Namespace}
 	}
-	return &Target{c: c, spec: s, owner: s.Environment + "/" + s.Stack, obs: newObservation()}, nil
+	health, err := newHealthRules(s.Health)
+	if err != nil {
+		return nil, bad("%w", err)
+	}
+	return &Target{c: c, spec: s, healthRules: health, owner: s.Environment + "/" + s.Stack, obs: newObservation()}, nil
 }
 
 // Close withdraws the stack's claims and forgets what it watches.
