@@ -12,6 +12,7 @@ package drift
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -32,7 +33,12 @@ type Mode string
 const (
 	Report Mode = "report" // say so, change nothing
 	Revert Mode = "revert" // say so, and restore what was granted
+	Ask    Mode = "ask"    // say so, and restore what was granted when a person approves
+	Adopt  Mode = "adopt"  // say so, and offer the change as a patch of the repository
 )
+
+// Modes are all of them.
+var Modes = []Mode{Report, Revert, Ask, Adopt}
 
 // Ignore is drift that is not acted on until its end.
 type Ignore struct {
@@ -56,6 +62,10 @@ func (i Ignore) Covers(id plan.ObjectID, now time.Time) bool {
 type Rules struct {
 	Mode   Mode
 	Ignore []Ignore
+	Cases  []Case  // the operator's; the first that covers a finding decides
+	Quiet  []Quiet // the operator's
+	// BreakGlass is for how long an excuse on a live object may hold; zero: none does.
+	BreakGlass time.Duration
 }
 
 // Action is what happens to one finding.
@@ -63,9 +73,14 @@ type Action string
 
 // The actions.
 const (
-	Ignored  Action = "ignored"
-	Reported Action = "reported"
-	Reverted Action = "reverted"
+	Ignored   Action = "ignored"
+	Reported  Action = "reported"
+	Reverted  Action = "reverted"
+	Asked     Action = "asked"     // it is reverted when a person approves
+	Offered   Action = "offered"   // a patch that adopts it is there for whoever asks
+	Excused   Action = "excused"   // break-glass holds until a time
+	Postponed Action = "postponed" // a quiet window holds until a time
+	Fought    Action = "fought"    // somebody makes it again and again
 )
 
 // Verdict is the judgement of one finding.
@@ -75,16 +90,18 @@ type Verdict struct {
 	Action  Action
 	// Reasons are those of the ignore rules that were applied.
 	Reasons []string
+	// Rule names the operator's case or window that decided, or is the reason of the
+	// excuse; empty: the stack's mode did.
+	Rule string
+	// Until is when an action that holds something back ends.
+	Until time.Time
 }
 
 // Judge applies the rules to f at time now.
 func (r Rules) Judge(f targets.Finding, now time.Time) Verdict {
-	v := Verdict{Finding: f, Action: Reported}
-	if r.Mode == Revert && f.Class != targets.Extra {
-		v.Action = Reverted
-	}
+	v := Verdict{Finding: f}
 	if f.Class != targets.Modified || len(f.Fields) == 0 {
-		return v
+		return r.decide(v, now)
 	}
 	v.Finding.Fields = slices.DeleteFunc(slices.Clone(f.Fields), func(field plan.Field) bool {
 		if field.Foreign || bringsImage(field) {
@@ -98,8 +115,9 @@ func (r Rules) Judge(f targets.Finding, now time.Time) Verdict {
 	})
 	if len(v.Finding.Fields) == 0 {
 		v.Action = Ignored
+		return v
 	}
-	return v
+	return r.decide(v, now)
 }
 
 // podLists are the lists of a pod specification whose elements have an image.
@@ -167,7 +185,7 @@ func (r Rules) rule(id plan.ObjectID, pointer string, now time.Time) (Ignore, bo
 func FromPlan(p plan.Plan, now time.Time) []targets.Finding {
 	out := make([]targets.Finding, 0, len(p.Changes))
 	for _, c := range p.Changes {
-		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now}
+		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now, Excuse: targets.ExcuseOf(c)}
 		if f.Since.IsZero() {
 			f.Since = now
 		}
@@ -206,9 +224,25 @@ type entry struct {
 	key     [sha256.Size]byte
 }
 
+// Known returns f with what is remembered of the finding that is open for its object:
+// its name, and when it was first seen.
+func (o *Open) Known(f targets.Finding) targets.Finding {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if old, ok := o.m[f.ID]; ok {
+		f.Ref, f.Detected = old.finding.Ref, old.finding.Detected
+	}
+	return f
+}
+
 // Add notes f and reports whether it is new: another object, or other content
-// than the finding that is open for the object. An older Since is kept.
+// than the finding that is open for the object. What is known of the open one stays:
+// its name, when it was first seen, and an older Since.
 func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
+	f = o.Known(f)
+	if f.LastSeen = time.Now().UTC(); f.Ref == "" {
+		f.Ref = newRef(f)
+	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s", f.Class)
 	for _, field := range f.Fields { // who wrote last, and when, makes no new finding
@@ -222,6 +256,8 @@ func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
 	}
 	old, ok := o.m[f.ID]
 	if ok && old.key == key {
+		old.finding.LastSeen, old.finding.Excuse = f.LastSeen, f.Excuse
+		o.m[f.ID] = old
 		return old.finding, false
 	}
 	if since := old.finding.Since; !since.IsZero() && since.Before(f.Since) {
@@ -229,6 +265,13 @@ func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
 	}
 	o.m[f.ID] = entry{f, key}
 	return f, true
+}
+
+// newRef makes the name of a finding. It is no secret and need not be hard to guess;
+// two findings of one daemon do not share one.
+func newRef(f targets.Finding) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", f.Stack, f.ID, f.Class, f.Detected.UnixNano()))
+	return "d-" + hex.EncodeToString(sum[:6])
 }
 
 // Close ends the findings for ids, or all without ids, and returns what was open.

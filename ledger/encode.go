@@ -27,7 +27,7 @@ var longestTime = time.Date(2000, 1, 1, 0, 0, 0, 999_000_000, time.UTC)
 var entryTypes = map[Type]bool{
 	Started: true, Configuration: true, Seen: true, Verified: true, Decided: true,
 	Intent: true, Applied: true, Drift: true, Reverted: true, Refused: true,
-	Revoked: true, Suspended: true, Resumed: true, Ordered: true, Raised: true,
+	Ended: true, Approved: true, Revoked: true, Suspended: true, Resumed: true, Ordered: true, Raised: true,
 }
 
 // closes reports whether an entry of type t closes the intent that it names.

@@ -20,6 +20,8 @@ const (
 	Applied       Type = "result"        // what an intent came to
 	Drift         Type = "drift"         // the world differs from what was granted
 	Reverted      Type = "reverted"      // a drift was repaired
+	Ended         Type = "ended"         // a finding is over, whatever ended it
+	Approved      Type = "approved"      // a person let go on what was held for a person
 	Refused       Type = "denied"        // something was refused, and why
 	Revoked       Type = "revoked"       // a person took trust away: from a key, an identity, a digest, a commit or a policy
 	Suspended     Type = "suspended"     // a person suspended a stack, or all
@@ -40,8 +42,8 @@ type Entry struct {
 	Stack       string    `json:"stack,omitempty"`
 	Environment string    `json:"env,omitempty"`
 	Revision    string    `json:"rev,omitempty"` // "source@commit"
-	// Subject is what a revocation or an order is about: the revoked value, the
-	// commit to go to, the end of a suspension.
+	// Subject is what a revocation, an order or a finding is about: the revoked
+	// value, the commit to go to, the end of a suspension, the name of the finding.
 	Subject string `json:"subject,omitempty"`
 	// Since is when what a revocation is about came into other hands; zero: it
 	// never counted.

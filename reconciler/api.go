@@ -3,9 +3,15 @@ package reconciler
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/pmezard/go-difflib/difflib"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -213,4 +219,39 @@ func (r *Reconciler) Drift(ctx context.Context, name string) ([]targets.Finding,
 		return err
 	})
 	return found, err
+}
+
+// Patch returns what differs from what was granted for a stack as a patch of its
+// repository (git apply): merged, it makes the live world what is declared.
+func (r *Reconciler) Patch(ctx context.Context, name string) (string, error) {
+	const op = "reconciler.Patch"
+	found, err := r.Drift(ctx, name)
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	d := r.stack(name).granted()
+	a, ok := d.target.(targets.Adopter)
+	if !ok {
+		return "", fault.New(fault.Invalid, op, "change the repository by hand", "drift of a %s stack cannot be made a patch", d.TargetName)
+	}
+	files, err := a.Adopt(ctx, d.snap, found)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		was, err := fs.ReadFile(d.snap.FS, file)
+		if err != nil {
+			return "", fault.Wrap(fault.Transient, op, "", err)
+		}
+		text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
+			A: difflib.SplitLines(string(was)), B: difflib.SplitLines(string(files[file])),
+			FromFile: "a/" + file, ToFile: "b/" + file, Context: 3,
+		})
+		if err != nil {
+			return "", fault.Wrap(fault.Internal, op, "", err)
+		}
+		fmt.Fprintf(&out, "diff --git a/%s b/%s\n%s", file, file, text)
+	}
+	return out.String(), nil
 }

@@ -114,8 +114,15 @@ func (m *metrics) refused(subject string, err error) {
 // found notes a finding that is new.
 func (m *metrics) found(target string, f targets.Finding, action string) {
 	m.findings.WithLabelValues(target, string(f.Class), action).Inc()
-	if !f.Since.IsZero() {
-		m.detectSeconds.WithLabelValues(target).Observe(max(0, f.Detected.Sub(f.Since).Seconds()))
+	since := f.Since // managed fields know whole seconds
+	switch {
+	case f.Origin != nil && !f.Origin.Time.IsZero():
+		since = f.Origin.Time
+	case !f.Noticed.IsZero():
+		since = f.Noticed
+	}
+	if !since.IsZero() {
+		m.detectSeconds.WithLabelValues(target).Observe(max(0, f.Detected.Sub(since).Seconds()))
 	}
 }
 

@@ -354,7 +354,8 @@ func (r *Reconciler) stand(ctx context.Context, s *stack, b basis, p *Proposal) 
 	r.mu.Unlock()
 	d := &deployment{basis: b, rendered: p.rendered, inputs: p.inputs, at: time.Now(), rests: p.rests()}
 	before, over, trusted := s.stand(d)
-	r.ended(s, EventRecovered, over)
+	r.ended(ctx, s, EventRecovered, over)
+	s.live.fights.Forget()
 	if trusted {
 		e := s.event(EventRecovered, "revoked", "what runs rests on nothing that was revoked any more")
 		e.Resolved = true

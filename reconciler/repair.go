@@ -80,37 +80,110 @@ func (r *Reconciler) found(ctx context.Context, d *deployment, f targets.Finding
 		return
 	}
 	f.Stack = s.Name
-	v := d.Drift.Judge(f, time.Now())
+	v := r.verdict(ctx, s, d, f, time.Now())
 	if v.Action == drift.Ignored {
 		return
 	}
-	if _, fresh := s.live.findings.Add(v.Finding); fresh {
-		r.recordDrift(ctx, s, v)
-	}
 	s.disturbed()
 	if v.Action == drift.Reverted { // a repair of a suspended stack does nothing
-		s.live.addPending(map[plan.ObjectID]time.Time{f.ID: f.Detected})
+		s.live.addPending(map[plan.ObjectID]time.Time{f.ID: signOf(f)})
 		r.repairs.Add(s.Name)
 	}
+}
+
+// signOf returns when the first sign of f came.
+func signOf(f targets.Finding) time.Time {
+	if f.Noticed.IsZero() {
+		return f.Detected
+	}
+	return f.Noticed
+}
+
+// verdict judges f, which s was found to differ by, notes it, and has what is held
+// back for a while looked at again when that is over.
+func (r *Reconciler) verdict(ctx context.Context, s *stack, d *deployment, f targets.Finding, now time.Time) drift.Verdict {
+	f = s.live.findings.Known(f)
+	v := d.Drift.Judge(f, now)
+	fight := false
+	switch v.Action {
+	case drift.Ignored:
+		return v
+	case drift.Reverted:
+		var wait time.Duration
+		if wait, fight = s.live.fights.Revert(v.Finding, now); wait > 0 {
+			v.Action, v.Until = drift.Fought, now.Add(wait)
+		}
+	}
+	if !v.Until.IsZero() && r.queue != nil {
+		r.queue.AddAfter(request{compareStack, s.Name}, v.Until.Sub(now))
+	}
+	kept, fresh := s.live.findings.Add(v.Finding)
+	v.Finding = kept
+	switch {
+	case fight:
+		r.recordFight(ctx, s, v)
+	case fresh && v.Action != drift.Fought: // what is fought about was told of
+		r.recordDrift(ctx, s, v)
+	}
+	return v
+}
+
+// recordFight tells of a fight, once.
+func (r *Reconciler) recordFight(ctx context.Context, s *stack, v drift.Verdict) {
+	f := v.Finding
+	v.Action = drift.Fought
+	who := f.Who()
+	if who == "" {
+		who = "somebody unknown"
+	}
+	note := fmt.Sprintf("%s: %s changes it again and again", f.ID, who)
+	for _, field := range f.Fields {
+		note += "; " + field.Path
+	}
+	note = r.Scrub(note)
+	r.metrics.found(s.TargetName, f, string(v.Action))
+	e := s.entry(ledger.Drift, string(v.Action), note)
+	e.Subject = f.Ref
+	r.recordLater(ctx, e, bodies(map[string]any{"finding": f}))
+	ev := s.event(EventDrift, "fight/"+f.ID.String(), note+"; it is reverted less and less often")
+	ev.Object, ev.Class, ev.Actor = f.ID.String(), string(f.Class), f.Who()
+	ev.Hint = "stop the other side, or have one of the two let go: an ignore rule, conflicts: yield, or the field out of the repository"
+	r.tell(ev)
+	r.Log.WarnContext(ctx, "fight", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()),
+		slog.String("actor", f.Who()), slog.String("what", note))
 }
 
 func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict) {
 	f := v.Finding
 	r.metrics.found(s.TargetName, f, string(v.Action))
 	note := fmt.Sprintf("%s %s", f.ID, f.Class)
-	if f.Actor != "" {
-		note += " by " + f.Actor
+	if who := f.Who(); who != "" {
+		note += " by " + who
 	}
 	for _, field := range f.Fields {
 		note += fmt.Sprintf("; %s: %s instead of %s", field.Path, orNothing(field.From), orNothing(field.To))
 	}
+	if v.Rule != "" {
+		note += fmt.Sprintf("; %s by %q", v.Action, v.Rule)
+	}
+	if !v.Until.IsZero() {
+		note += " until " + v.Until.UTC().Format(time.RFC3339)
+	}
 	note = r.Scrub(note)
-	r.recordLater(ctx, s.entry(ledger.Drift, string(v.Action), note), bodies(map[string]any{"finding": f}))
+	entry := s.entry(ledger.Drift, string(v.Action), note)
+	entry.Subject = f.Ref
+	r.recordLater(ctx, entry, bodies(map[string]any{"finding": f}))
 	e := s.event(EventDrift, "drift/"+f.ID.String(), note)
-	e.Object, e.Class, e.Actor = f.ID.String(), string(f.Class), f.Actor
+	e.Object, e.Class, e.Actor = f.ID.String(), string(f.Class), f.Who()
+	switch v.Action {
+	case drift.Asked:
+		e.Hint = fmt.Sprintf("holdfast approve %s %s reverts it", s.Name, f.Ref)
+	case drift.Offered:
+		e.Hint = fmt.Sprintf("holdfast drift %s --patch prints it as a patch of the repository", s.Name)
+	}
 	r.tell(e)
 	r.Log.InfoContext(ctx, "drift", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()), slog.String("class", string(f.Class)),
-		slog.String("actor", f.Actor), slog.String("action", string(v.Action)), slog.String("what", note))
+		slog.String("actor", f.Who()), slog.String("action", string(v.Action)), slog.String("what", note))
 }
 
 func orNothing(v string) string {
@@ -214,16 +287,21 @@ func (r *Reconciler) restore(ctx context.Context, s *stack, d *deployment, p pla
 	for _, at := range detected {
 		r.metrics.repairSeconds.Observe(time.Since(at).Seconds())
 	}
-	r.ended(s, EventReverted, s.live.findings.Close(ids...))
+	r.ended(ctx, s, EventReverted, s.live.findings.Close(ids...))
 	s.calm()
 	return nil
 }
 
-// ended tells people that findings are over.
-func (r *Reconciler) ended(s *stack, t EventType, findings []targets.Finding) {
+// ended records that findings are over, and tells people.
+func (r *Reconciler) ended(ctx context.Context, s *stack, t EventType, findings []targets.Finding) {
 	for _, f := range findings {
+		at := time.Now().UTC()
+		entry := s.entry(ledger.Ended, string(t), fmt.Sprintf("%s %s: %s after %s, seen from %s to %s", f.ID, f.Class, t, at.Sub(f.Detected).Round(time.Millisecond),
+			f.Detected.UTC().Format(time.RFC3339), f.LastSeen.UTC().Format(time.RFC3339)))
+		entry.Subject = f.Ref
+		r.recordLater(ctx, entry, bodies(map[string]any{"finding": f}))
 		e := s.event(t, "drift/"+f.ID.String(), "the object is again as it was granted")
-		e.Object, e.Class, e.Actor, e.Resolved = f.ID.String(), string(f.Class), f.Actor, true
+		e.Object, e.Class, e.Actor, e.Resolved = f.ID.String(), string(f.Class), f.Who(), true
 		r.tell(e)
 	}
 }
@@ -271,19 +349,17 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 	var found []targets.Finding
 	var revert []plan.ObjectID
 	for _, f := range drift.FromPlan(p, start.UTC()) {
-		v := d.Drift.Judge(f, time.Now())
+		if !act {
+			if v := d.Drift.Judge(s.live.findings.Known(f), time.Now()); v.Action != drift.Ignored {
+				found = append(found, v.Finding)
+			}
+			continue
+		}
+		v := r.verdict(ctx, s, d, f, time.Now())
 		if v.Action == drift.Ignored {
 			continue
 		}
-		if !act {
-			found = append(found, v.Finding)
-			continue
-		}
-		kept, fresh := s.live.findings.Add(v.Finding)
-		found = append(found, kept)
-		if fresh {
-			r.recordDrift(ctx, s, v)
-		}
+		found = append(found, v.Finding)
 		if v.Action == drift.Reverted {
 			revert = append(revert, f.ID)
 		}
@@ -293,7 +369,7 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 	}
 	for _, old := range s.live.findings.List() { // those that are gone
 		if !slices.ContainsFunc(found, func(f targets.Finding) bool { return f.ID == old.ID }) {
-			r.ended(s, EventRecovered, s.live.findings.Close(old.ID))
+			r.ended(ctx, s, EventRecovered, s.live.findings.Close(old.ID))
 		}
 	}
 	if len(found) > 0 {

@@ -90,6 +90,7 @@ type deployment struct {
 type enforced struct {
 	work     sync.Mutex // held by whoever writes to the world for the stack
 	findings drift.Open
+	fights   drift.Fights
 
 	mu      sync.Mutex // guards what follows
 	current *deployment

@@ -121,9 +121,57 @@ type Finding struct {
 	Fields []plan.Field  `json:"fields,omitempty"` // From is the live value, To the granted one; masked
 	// Actor is who did it, as far as the target can tell without guessing: a
 	// field manager ("kubectl-edit"); empty is unknown.
-	Actor    string    `json:"actor,omitempty"`
-	Since    time.Time `json:"since,omitzero"` // when the actor did it, or when it was first seen
-	Detected time.Time `json:"detected"`
+	Actor string    `json:"actor,omitempty"`
+	Since time.Time `json:"since,omitzero"` // when the actor did it, or when it was first seen
+	// User is who signed in to do it, and Origin from where and with what, as far as
+	// an audit log tells; empty is unknown.
+	User   string  `json:"user,omitempty"`
+	Origin *Origin `json:"origin,omitempty"`
+	// Ref names the finding from when it is first seen until it is over.
+	Ref      string    `json:"ref,omitempty"`
+	Detected time.Time `json:"detected"`          // first seen
+	LastSeen time.Time `json:"lastSeen,omitzero"` // seen last, confirmed each time
+	// Excuse is what somebody wrote on the live object so that it is not reverted. It
+	// counts as far as the operator allows.
+	Excuse *Excuse `json:"excuse,omitempty"`
+	// Noticed is when the first sign of it came; for metrics.
+	Noticed time.Time `json:"-"`
+}
+
+// Who says who made f, with what is known: a user, else a field manager, else nothing.
+func (f Finding) Who() string {
+	switch {
+	case f.User != "" && f.Actor != "":
+		return f.User + " with " + f.Actor
+	case f.User != "":
+		return f.User
+	}
+	return f.Actor
+}
+
+// Origin is what an audit log says about a write (Kubernetes audit.k8s.io/v1, Event).
+type Origin struct {
+	Groups    []string `json:"groups,omitempty"`
+	SourceIPs []string `json:"sourceIPs,omitempty"`
+	UserAgent string   `json:"userAgent,omitempty"`
+	AuditID   string   `json:"auditID,omitempty"`
+	// Impersonator is who acted as User.
+	Impersonator string    `json:"impersonator,omitempty"`
+	Time         time.Time `json:"time,omitzero"`
+}
+
+// Excuse is a person's word that drift of an object is meant, until a time.
+type Excuse struct {
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// ExcuseOf returns what stands on the live object of c, or nil.
+func ExcuseOf(c plan.Change) *Excuse {
+	if c.Excused.IsZero() {
+		return nil
+	}
+	return &Excuse{Until: c.Excused, Reason: c.Excuse}
 }
 
 // Remover is an optional ability: everything that a stack owns can be removed.
@@ -155,6 +203,14 @@ type Observer interface {
 	// it reports it, calls found from one goroutine at a time, and never
 	// writes. Observe and Plan MUST agree.
 	Observe(ctx context.Context, r Rendered, found func(Finding)) error
+}
+
+// Adopter is an optional ability: drift becomes a change of the repository.
+type Adopter interface {
+	// Adopt returns the files of s as they would have to be for found to be what is
+	// declared, by their path; it writes nothing. What no change of a file brings about
+	// is an error of kind fault.Invalid.
+	Adopt(ctx context.Context, s *sources.Snapshot, found []Finding) (map[string][]byte, error)
 }
 
 // Closer is optional: a target that holds resources for its stack.

@@ -45,13 +45,16 @@ type command struct {
 	Name string `json:"name,omitempty"`
 	To   string `json:"to,omitempty"`
 	// Order and Signature are an order that is handed in.
-	Order     []byte `json:"order,omitempty"`
-	Signature []byte `json:"signature,omitempty"`
+	Refs      []string `json:"refs,omitempty"` // findings
+	Order     []byte   `json:"order,omitempty"`
+	Signature []byte   `json:"signature,omitempty"`
 }
 
 // lasting reports whether a command that was begun is finished although nobody
 // waits for the answer.
-func (c command) lasting() bool { return c.Verb != "plan" && c.Verb != "drift" && c.Verb != "status" }
+func (c command) lasting() bool {
+	return c.Verb != "plan" && c.Verb != "drift" && c.Verb != "patch" && c.Verb != "status"
+}
 
 // local reports whether a command needs neither sources nor targets: it is
 // about what this daemon knows.
@@ -65,6 +68,7 @@ type reply struct {
 	Order    *reconciler.Order    `json:"order,omitempty"`  // to sign
 	Proposal *reconciler.Proposal `json:"proposal,omitempty"`
 	Findings []targets.Finding    `json:"findings,omitempty"`
+	Patch    string               `json:"patch,omitempty"`
 	Overview *reconciler.Overview `json:"overview,omitempty"`
 	Error    *replyError          `json:"error,omitempty"`
 }
@@ -238,6 +242,8 @@ func (a *app) do(ctx context.Context, c command) reply {
 		err = a.reconciler.Reconcile(ctx, stack)
 	case "suspend":
 		err = a.reconciler.Suspend(ctx, stack, c.Reason, c.Until)
+	case "approve":
+		err = a.reconciler.Approve(ctx, stack, c.Refs, c.Reason)
 	case "resume":
 		err = a.reconciler.Resume(ctx, stack)
 	case "revoke":
@@ -265,6 +271,8 @@ func (a *app) do(ctx context.Context, c command) reply {
 			errs = append(errs, err)
 		}
 		err = errors.Join(errs...)
+	case "patch":
+		out.Patch, err = a.reconciler.Patch(ctx, stack)
 	case "status":
 		o := a.reconciler.Status()
 		out.Overview = &o

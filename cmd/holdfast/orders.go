@@ -107,6 +107,20 @@ func (f *stackFlags) tell(cmd *cobra.Command, c command, done string) error {
 	return nil
 }
 
+func newApprove() *cobra.Command {
+	var f stackFlags
+	var reason string
+	c := &cobra.Command{
+		Use: "approve STACK FINDING... --reason TEXT", Short: "Revert drift that is held for a person", Args: cobra.MinimumNArgs(2),
+		Long: "Restore what was granted where drift is only reported, asked about, or held back. Findings\nare named as holdfast drift and the notifications name them (d-3f9a2c71b04e). It is recorded\nbefore anything is written.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.tell(cmd, command{Verb: "approve", Stack: args[0], Refs: args[1:], Reason: reason}, "reverted "+strings.Join(args[1:], " "))
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why, for the person who reads it later (required)")
+	return f.add(c)
+}
+
 func newRevoke() *cobra.Command {
 	var f stackFlags
 	var reason, since string

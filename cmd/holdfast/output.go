@@ -226,11 +226,14 @@ func printDecision(w io.Writer, d *policy.Decision) {
 func printFindings(w io.Writer, found []targets.Finding) {
 	for _, f := range found {
 		fmt.Fprintf(w, "%s  %s", f.Class, f.ID)
-		if f.Actor != "" {
-			fmt.Fprintf(w, "  by %s", f.Actor)
+		if who := f.Who(); who != "" {
+			fmt.Fprintf(w, "  by %s", who)
 		}
 		if !f.Since.IsZero() {
 			fmt.Fprintf(w, "  since %s", f.Since.Format(time.RFC3339))
+		}
+		if f.Ref != "" {
+			fmt.Fprintf(w, "  %s", f.Ref)
 		}
 		fmt.Fprintln(w)
 		for _, field := range f.Fields {

@@ -192,7 +192,9 @@ func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
 	out.Schedule, err = drift.ParseSchedule(spec)
 	errs = append(errs, err)
 	out.Prune = reconciler.Prune(perm.Prune)
-	out.Drift = drift.Rules{Mode: drift.Mode(perm.DriftMode)}
+	out.Drift, err = driftRules(&d.cfg.Drift, s.Spec.Environment, s.Metadata.Name)
+	errs = append(errs, err)
+	out.Drift.Mode = drift.Mode(perm.DriftMode)
 	for _, ig := range s.Spec.Drift.Ignore {
 		out.Drift.Ignore = append(out.Drift.Ignore, drift.Ignore{Kind: ig.Kind, Name: ig.Name, Path: ig.Path, Until: ig.Until.Time, Reason: ig.Reason})
 	}
@@ -204,6 +206,38 @@ func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
 	out.Build = func() (targets.Target, error) { return d.targets.build(out.TargetName, dir, s, perm, out.Drift) }
 	out.Err = errors.Join(errs...)
 	return out
+}
+
+// driftRules returns the operator's word on the drift of one stack.
+func driftRules(d *config.DriftDefaults, environment, stack string) (drift.Rules, error) {
+	var out drift.Rules
+	for _, r := range d.Rules {
+		if !config.Applies(r.Environments, r.Stacks, environment, stack) {
+			continue
+		}
+		c := drift.Case{Name: r.Name, Kinds: r.Kinds, Paths: r.Paths, Actors: r.Actors, Mode: drift.Mode(r.Action)}
+		for _, class := range r.Classes {
+			c.Classes = append(c.Classes, targets.FindingClass(class))
+		}
+		out.Cases = append(out.Cases, c)
+	}
+	for _, q := range d.Quiet {
+		if !config.Applies(q.Environments, q.Stacks, environment, stack) {
+			continue
+		}
+		s, err := drift.ParseSchedule(q.Schedule)
+		if err != nil {
+			return out, err
+		}
+		out.Quiet = append(out.Quiet, drift.Quiet{Name: q.Name, Start: s, Duration: time.Duration(q.Duration)})
+	}
+	for _, b := range d.BreakGlass {
+		if config.Applies(b.Environments, b.Stacks, environment, stack) {
+			out.BreakGlass = time.Duration(b.Max) // the first that applies
+			break
+		}
+	}
+	return out, nil
 }
 
 // stackKey binds everything that configures a stack: its own file, where it is,

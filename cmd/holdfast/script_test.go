@@ -77,6 +77,8 @@ func TestScripts(t *testing.T) {
 					"waitfile": s.waitFile,
 					"waitlog":  s.waitLog,
 					"kube":     s.kube,
+					"flip":     s.flip,
+					"approve":  s.approve,
 					"git":      s.git,
 					"leaks":    s.leaks,
 					"exits":    s.exits,
@@ -491,6 +493,40 @@ func (s *script) kube(ts *testscript.TestScript, neg bool, args []string) {
 	if neg != (err != nil) {
 		s.check(ts, fmt.Errorf("kube %s %v: error %w", verb, args, err))
 	}
+}
+
+// flip changes an object again and again, as soon as each change is reverted: "flip
+// KIND NAME MANAGER PATCH TIMES".
+func (s *script) flip(ts *testscript.TestScript, _ bool, args []string) {
+	times, err := strconv.Atoi(args[4])
+	s.check(ts, err)
+	in := s.live.Resource(resourceOf(args[0])).Namespace(s.w.Namespace)
+	for range times {
+		u, err := in.Patch(s.t.Context(), args[1], types.MergePatchType, []byte(args[3]), metav1.PatchOptions{FieldManager: args[2]})
+		s.check(ts, err)
+		for end := time.Now().Add(time.Second); time.Now().Before(end); {
+			now, err := in.Get(s.t.Context(), args[1], metav1.GetOptions{})
+			s.check(ts, err)
+			if now.GetResourceVersion() != u.GetResourceVersion() {
+				break
+			}
+		}
+	}
+}
+
+// approve has the open findings of a stack reverted: "approve STACK REASON".
+func (s *script) approve(ts *testscript.TestScript, _ bool, args []string) {
+	o, err := s.w.Status(s.t.Context())
+	s.check(ts, err)
+	run := []string{"approve", args[0], "--reason", args[1], "-c", s.w.Config}
+	for _, st := range o.Stacks {
+		if st.Stack == args[0] {
+			for _, f := range st.Findings {
+				run = append(run, f.Ref)
+			}
+		}
+	}
+	s.check(ts, ts.Exec("holdfast", run...))
 }
 
 func resourceOf(kind string) schema.GroupVersionResource {

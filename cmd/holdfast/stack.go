@@ -167,10 +167,21 @@ func (f *stackFlags) proposal(cmd *cobra.Command, out reply) error {
 
 func newDrift() *cobra.Command {
 	var f stackFlags
+	var patch bool
 	c := &cobra.Command{
 		Use: "drift [STACK]", Short: "Compare with the live world now, and change nothing", Args: cobra.MaximumNArgs(1),
-		Long: "Compare one stack, or all, with the live world and print what differs from what\nwas granted. Exit code 4: something does.",
+		Long: `Compare one stack, or all, with the live world and print what differs from what
+was granted. Exit code 4: something does.
+
+With --patch print the difference as a patch of the repository: merged, it makes what is
+live what is declared (holdfast drift shop-web --patch | git apply).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if patch {
+				if len(args) == 0 {
+					return usageError{errors.New("--patch needs the name of a stack")}
+				}
+				return f.patch(cmd, args[0])
+			}
 			out, err := f.ask(cmd, command{Verb: "drift", Stack: optional(args)})
 			if err != nil {
 				return err
@@ -197,7 +208,30 @@ func newDrift() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&patch, "patch", false, "print what differs as a patch of the repository")
 	return f.add(c)
+}
+
+// patch prints the drift of a stack as a patch.
+func (f *stackFlags) patch(cmd *cobra.Command, stack string) error {
+	out, err := f.ask(cmd, command{Verb: "patch", Stack: stack})
+	if err != nil {
+		return err
+	}
+	if f.output == "json" {
+		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprint(cmd.OutOrStdout(), out.Patch)
+	}
+	switch {
+	case out.Error != nil:
+		return out.Error.err()
+	case out.Patch != "":
+		return errChanges
+	}
+	return nil
 }
 
 func newStatus() *cobra.Command {

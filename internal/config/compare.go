@@ -213,6 +213,11 @@ var effects = map[string]effect{
 	"policies[].library": demands,
 	"policies[].data":    opaque,
 
+	"drift.rules":            {key: "name", rank: true},
+	"drift.quiet":            {remove: tighter, key: "name"},
+	"drift.quiet[].duration": bound,
+	"drift.breakGlass":       grants,
+
 	"limits.maxDeletes":     bound,
 	"limits.maxDeleteShare": bound,
 

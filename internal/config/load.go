@@ -394,6 +394,7 @@ func (c checker) operator(o *Operator) {
 	c.operate(o, envs)
 	c.schedule("$.drift.kubernetesSchedule", o.Drift.KubernetesSchedule)
 	c.schedule("$.drift.terraformSchedule", o.Drift.TerraformSchedule)
+	c.drift(&o.Drift, envs)
 }
 
 func (c checker) registries(at string, list []Registry) {
@@ -508,7 +509,7 @@ func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[stri
 		c.oneOf(fmt.Sprintf("%s.prune[%d]", at, i), "prune", m, "hold", "delete", "orphan")
 	}
 	for i, m := range a.Drift {
-		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, "report", "revert")
+		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, driftModes...)
 	}
 	c.nameGlobs(at+".replace", a.Replace)
 	for i, m := range a.Conflicts {
@@ -595,7 +596,7 @@ func (c checker) stack(s *Stack) {
 		}
 	}
 	if s.Spec.Drift.Mode != "" {
-		c.oneOf("$.spec.drift.mode", "drift mode", s.Spec.Drift.Mode, "report", "revert")
+		c.oneOf("$.spec.drift.mode", "drift mode", s.Spec.Drift.Mode, driftModes...)
 	}
 	if s.Spec.Prune != "" {
 		c.oneOf("$.spec.prune", "prune", s.Spec.Prune, "hold", "delete", "orphan")

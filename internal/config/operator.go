@@ -139,7 +139,7 @@ type Allow struct {
 	// ClusterPowers is spelled out, since it is close to full trust.
 	ClusterPowers bool        `json:"clusterPowers,omitempty" jsonschema_description:"A stack may bind its own roles cluster-wide although they reach Holdfast's things (secrets or workloads of all namespaces), as cert-manager's and ingress controllers' do. Whoever may sign it is then trusted as much as Holdfast."`
 	Credentials   []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
-	Drift         []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
+	Drift         []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert,enum=ask,enum=adopt" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
 	Conflicts     []string    `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What a stack may ask to become of declared fields that other field managers own; the first is the default. Empty: take and fail."`
 	Replace       []string    `json:"replace,omitempty" jsonschema_description:"Kinds that a stack may ask to have deleted and made again when an immutable field changes: globs such as Job.batch. Kinds whose deletion loses data (Namespace, CustomResourceDefinition, PersistentVolumeClaim, PersistentVolume) must be named in full. Empty: none."`
 	Ignore        IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
@@ -185,6 +185,38 @@ type PolicyGit struct {
 type DriftDefaults struct {
 	KubernetesSchedule string `json:"kubernetesSchedule,omitempty" jsonschema_description:"Cron schedule of the full comparison, beside the watch; @hourly by default."`
 	TerraformSchedule  string `json:"terraformSchedule,omitempty" jsonschema_description:"Cron schedule of the drift check; */15 * * * * by default."`
+
+	Rules      []DriftRule  `json:"rules,omitempty" jsonschema_description:"The operator's word on some drift, in the place of the stack's mode. The first rule that matches a finding decides."`
+	Quiet      []DriftQuiet `json:"quiet,omitempty" jsonschema_description:"Times in which drift is told of and not reverted; it is reverted when they are over."`
+	BreakGlass []BreakGlass `json:"breakGlass,omitempty" jsonschema_description:"Where a person may keep drift of an object from being reverted for a while, by the annotation holdfast.dev/break-glass on the live object. Without an entry the annotation means nothing."`
+}
+
+// DriftRule says what happens to some drift. Empty lists match everything.
+type DriftRule struct {
+	Name         string   `json:"name" jsonschema_description:"Shown with what it decides."`
+	Environments []string `json:"environments,omitempty" jsonschema_description:"Names of environments."`
+	Stacks       []string `json:"stacks,omitempty" jsonschema_description:"Globs over names of stacks."`
+	Kinds        []string `json:"kinds,omitempty" jsonschema_description:"Globs over Kind or Kind.group, or Terraform resource types."`
+	Paths        []string `json:"paths,omitempty" jsonschema_description:"JSON pointers, with * for one segment; what is below is covered. Every field of a finding must be covered."`
+	Classes      []string `json:"classes,omitempty" jsonschema:"enum=modified,enum=foreign,enum=missing,enum=extra" jsonschema_description:"modified: a field of ours; foreign: somebody added something; missing: an object is gone; extra: one is still there."`
+	Actors       []string `json:"actors,omitempty" jsonschema_description:"Globs over users, as far as the audit log tells, else over field managers, which are what a client calls itself. Everybody who had a part in a finding must match; drift whose actor is unknown never does."`
+	Action       string   `json:"action" jsonschema:"enum=revert,enum=report,enum=ask,enum=adopt" jsonschema_description:"revert: at once; report: say so; ask: revert when a person approves (holdfast approve); adopt: offer the change as a patch of the repository (holdfast drift --patch)."`
+}
+
+// DriftQuiet is a time in which nothing is reverted.
+type DriftQuiet struct {
+	Name         string   `json:"name" jsonschema_description:"Shown with what it holds back."`
+	Environments []string `json:"environments,omitempty" jsonschema_description:"Names of environments. Empty: all."`
+	Stacks       []string `json:"stacks,omitempty" jsonschema_description:"Globs over names of stacks. Empty: all."`
+	Schedule     string   `json:"schedule" jsonschema_description:"Cron schedule of its beginning, in the daemon's time zone, or with CRON_TZ=Europe/Berlin in front."`
+	Duration     Duration `json:"duration" jsonschema_description:"How long it lasts, at most 168h."`
+}
+
+// BreakGlass says where an excuse on a live object counts.
+type BreakGlass struct {
+	Environments []string `json:"environments,omitempty" jsonschema_description:"Names of environments. Empty: all."`
+	Stacks       []string `json:"stacks,omitempty" jsonschema_description:"Globs over names of stacks. Empty: all."`
+	Max          Duration `json:"max" jsonschema_description:"For how long from when the drift was first seen, whatever the annotation says; at most 168h. What somebody added and new images are reverted all the same."`
 }
 
 // Limits bound what one plan may do.

@@ -46,7 +46,7 @@ func TestReferenceDefaults(t *testing.T) {
 		"| `environments[].evidenceGrace` | duration | `10m` |",
 		"| `environments[].kubernetes.lease.name` | string | `holdfast` |",
 		"| `environments[].terraform.credentials` | NAME → NAME → string |  |",
-		"| `allow[].drift` | list of strings: `report`, `revert` | `[report]` |",
+		"| `allow[].drift` | list of strings: `report`, `revert`, `ask`, `adopt` | `[report]` |",
 		"| `allow[].ignore.days` | number | `90` |",
 		"| `stateDir` | string | required |",
 		"| `repositories[].commits.signers[].notAfter` | date |  |",

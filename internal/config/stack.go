@@ -56,7 +56,7 @@ type StackTerraform struct {
 
 // StackDrift is how a stack wants its drift treated.
 type StackDrift struct {
-	Mode     string   `json:"mode,omitempty" jsonschema:"enum=report,enum=revert" jsonschema_description:"Report drift, or revert it at once. Empty: the first mode that the operator allows there."`
+	Mode     string   `json:"mode,omitempty" jsonschema:"enum=report,enum=revert,enum=ask,enum=adopt" jsonschema_description:"Report drift, revert it at once, revert it when a person approves, or offer it as a patch of the repository. Empty: the first mode that the operator allows there."`
 	Schedule string   `json:"schedule,omitempty" jsonschema_description:"Cron schedule of the full comparison. Empty: the operator's."`
 	Ignore   []Ignore `json:"ignore,omitempty" jsonschema_description:"Drift that is not acted on, as far as the operator allows it."`
 }

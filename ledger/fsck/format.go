@@ -177,7 +177,7 @@ func parseEntry(leaf []byte) (entry, error) {
 		return entry{}, errors.New("it is not in canonical form: unknown or double fields, their order, or white space")
 	}
 	switch e.Type {
-	case "started", "configuration", "seen", "verified", "decided", "intent", "result", "drift", "reverted", "denied",
+	case "started", "configuration", "seen", "verified", "decided", "intent", "result", "drift", "reverted", "ended", "approved", "denied",
 		"revoked", "suspended", "resumed", "ordered", "raised":
 	default:
 		return entry{}, fmt.Errorf("unknown type %q", e.Type)

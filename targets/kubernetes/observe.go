@@ -35,15 +35,31 @@ type tracked struct {
 
 // observation is what a target remembers for [Target.Observe]. Guarded by Cluster.mu.
 type observation struct {
-	dirty   map[plan.ObjectID]uint64 // objects to look at, with the version of the event
+	dirty   map[plan.ObjectID]sign // objects to look at
 	wake    chan struct{}
 	busy    int           // applies under way
 	epoch   int           // grows when an apply starts or ends
 	current digest.Digest // the rendering that was applied last
 }
 
+// sign is why an object is to be looked at.
+type sign struct {
+	version uint64    // of the event; 0: there was none
+	at      time.Time // when the first sign came
+}
+
 func newObservation() observation {
-	return observation{dirty: map[plan.ObjectID]uint64{}, wake: make(chan struct{}, 1)}
+	return observation{dirty: map[plan.ObjectID]sign{}, wake: make(chan struct{}, 1)}
+}
+
+// mark has the object looked at.
+func (o *observation) mark(id plan.ObjectID, version uint64) {
+	old, ok := o.dirty[id]
+	if !ok {
+		old.at = time.Now()
+	}
+	old.version = max(old.version, version)
+	o.dirty[id] = old
 }
 
 func (o *observation) notify() {
@@ -64,7 +80,7 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tracked[id] = tr
-	if at, dirty := t.obs.dirty[id]; dirty && at <= tr.rv {
+	if was, dirty := t.obs.dirty[id]; dirty && was.version <= tr.rv {
 		delete(t.obs.dirty, id)
 	}
 	if live.GetLabels()[ManagedLabel] == "true" {
@@ -79,7 +95,7 @@ func (c *Cluster) overtaken(t *Target, id plan.ObjectID, at uint64) {
 	for _, w := range c.watches {
 		newest, there := w.seen[id]
 		if w.covers(id) && (newest > at || !there && w.at >= at && w.at > 0) {
-			t.obs.dirty[id] = max(newest, w.at)
+			t.obs.mark(id, max(newest, w.at))
 			t.obs.notify()
 		}
 	}
@@ -113,7 +129,7 @@ func (c *Cluster) drifted(t *Target, ch change) {
 func (c *Cluster) doubt(t *Target, id plan.ObjectID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t.obs.dirty[id] = max(t.obs.dirty[id], 0)
+	t.obs.mark(id, 0)
 	t.obs.notify()
 }
 
@@ -191,7 +207,7 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 			return
 		}
 	}
-	tr.t.obs.dirty[id] = at
+	tr.t.obs.mark(id, at)
 	tr.t.obs.notify()
 }
 
@@ -207,7 +223,7 @@ func (c *Cluster) absent(w *watch, there map[plan.ObjectID]bool, at uint64) {
 	}
 	for id, tr := range c.tracked {
 		if w.covers(id) && !there[id] && tr.rv <= at && tr.uid != "" {
-			tr.t.obs.dirty[id] = at
+			tr.t.obs.mark(id, at)
 			tr.t.obs.notify()
 		}
 	}
@@ -232,9 +248,9 @@ func (t *Target) Observe(ctx context.Context, r targets.Rendered, found func(tar
 			late.armed = false
 			t.c.requeue(t, late.ids)
 		}
-		ids, epoch := t.take(ren)
+		ids, signs, epoch := t.take(ren)
 		if len(ids) > 0 {
-			err := late.note(ids, t.confirm(ctx, ren, ids, epoch, found))
+			err := late.note(ids, t.confirm(ctx, ren, ids, signs, epoch, found))
 			if err != nil && ctx.Err() == nil {
 				t.c.cfg.Log.WarnContext(ctx, "drift not confirmed yet", slog.String("stack", t.spec.Stack), slog.Int("objects", len(late.ids)),
 					slog.Duration("retry", late.wait), slog.String("error", t.c.cfg.Masker.Scrub(err.Error())))
@@ -277,7 +293,7 @@ func (c *Cluster) requeue(t *Target, ids map[plan.ObjectID]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id := range ids {
-		t.obs.dirty[id] = max(t.obs.dirty[id], 0)
+		t.obs.mark(id, 0)
 	}
 }
 
@@ -297,37 +313,35 @@ func (t *Target) begin(ctx context.Context, ren *rendering) {
 	t.obs.current = ren.sum
 	for _, id := range ids {
 		if tr := t.c.tracked[id]; tr == nil || tr.t != t {
-			t.obs.dirty[id] = 0
+			t.obs.mark(id, 0)
 		}
 	}
 	t.obs.notify()
 }
 
-// take returns the objects to look at, unless an apply is under way.
-func (t *Target) take(ren *rendering) ([]plan.ObjectID, int) {
+// take returns the objects to look at and why, unless an apply is under way.
+func (t *Target) take(ren *rendering) ([]plan.ObjectID, map[plan.ObjectID]sign, int) {
 	t.c.mu.Lock()
 	defer t.c.mu.Unlock()
 	if t.obs.busy > 0 || t.obs.current != ren.sum {
-		return nil, 0
+		return nil, nil, 0
 	}
-	ids := make([]plan.ObjectID, 0, len(t.obs.dirty))
-	for id := range t.obs.dirty {
-		ids = append(ids, id)
-	}
-	clear(t.obs.dirty)
-	slices.SortFunc(ids, plan.ObjectID.Compare)
-	return ids, t.obs.epoch
+	signs := t.obs.dirty
+	t.obs.dirty = map[plan.ObjectID]sign{}
+	return slices.SortedFunc(maps.Keys(signs), plan.ObjectID.Compare), signs, t.obs.epoch
 }
 
 // confirm plans ids, each by itself, and reports what differs. It returns why
 // objects could not be judged.
-func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectID, epoch int, found func(targets.Finding)) map[plan.ObjectID]error {
+func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectID, signs map[plan.ObjectID]sign, epoch int, found func(targets.Finding)) map[plan.ObjectID]error {
 	changes, failed := t.inspect(ctx, ren, ids)
 	t.c.mu.Lock()
 	moved := t.obs.epoch != epoch
 	if moved { // by an apply: all of it is judged again
 		for _, id := range ids {
-			t.obs.dirty[id] = max(t.obs.dirty[id], 0)
+			if _, newer := t.obs.dirty[id]; !newer {
+				t.obs.dirty[id] = sign{at: signs[id].at}
+			}
 		}
 		t.obs.notify()
 	}
@@ -338,7 +352,7 @@ func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectI
 	now := time.Now().UTC()
 	for _, c := range changes {
 		t.c.drifted(t, *c)
-		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now}
+		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now, Noticed: signs[c.ID].at, Excuse: targets.ExcuseOf(c.Change)}
 		switch {
 		case c.Action == plan.Create:
 			f.Class = targets.Missing

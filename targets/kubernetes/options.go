@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,6 +24,32 @@ const (
 	// when everything in the lower ones is healthy.
 	WaveAnnotation = "holdfast.dev/wave"
 )
+
+// What a person may write on a live object in an emergency. Both are drift of nobody's
+// field, and no stack may declare them.
+const (
+	// BreakGlassAnnotation is the time (RFC 3339) until which drift of the object is
+	// not reverted, as far as the operator allows.
+	BreakGlassAnnotation = "holdfast.dev/break-glass"
+	// BreakGlassReasonAnnotation says why, for whoever hears of it.
+	BreakGlassReasonAnnotation = "holdfast.dev/break-glass-reason"
+)
+
+const maxReason = 200 // bytes of a reason that are kept
+
+// excuse returns what stands on a live object in its excuse. A time that cannot be
+// read is none.
+func excuse(live *unstructured.Unstructured) (until time.Time, reason string) {
+	notes := live.GetAnnotations()
+	until, err := time.Parse(time.RFC3339, notes[BreakGlassAnnotation])
+	if err != nil {
+		return time.Time{}, ""
+	}
+	if reason = notes[BreakGlassReasonAnnotation]; len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "")
+	}
+	return until.UTC(), reason
+}
 
 const pruneKeep = "keep"
 

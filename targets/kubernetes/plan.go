@@ -330,6 +330,7 @@ func (t *Target) beyondRepair(c *change, o *desired, live *unstructured.Unstruct
 func (t *Target) update(c *change, live *unstructured.Unstructured, ds []difference) {
 	c.Action, c.UID, c.Fields = plan.Update, string(live.GetUID()), shown(ds)
 	c.Actor, c.Since = t.c.actor(live, ds)
+	c.Excused, c.Excuse = excuse(live)
 	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(c.ID, live), version(live)
 }
 

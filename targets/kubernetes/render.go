@@ -41,36 +41,10 @@ func (t *Target) Render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 }
 
 func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rendered, error) {
-	if s == nil || s.FS == nil {
-		return targets.Rendered{}, fault.New(fault.Internal, opRender, "", "no snapshot")
-	}
-	found, err := t.read(ctx, s)
+	ren, err := t.objects(ctx, s)
 	if err != nil {
 		return targets.Rendered{}, err
 	}
-	if err := ctx.Err(); err != nil {
-		return targets.Rendered{}, fault.Wrap(fault.Transient, opRender, "", err)
-	}
-	if len(found) == 0 {
-		return targets.Rendered{}, invalid(`correct the paths; a rendering never empties a stack: to retire one, see "Retire a stack" in docs/operations.md`, "the stack renders no object")
-	}
-	ren := &rendering{owner: t.owner, custom: customResources(found)}
-	at := map[plan.ObjectID]string{}
-	for _, d := range found {
-		o, err := t.object(d, ren.custom)
-		if err != nil {
-			return targets.Rendered{}, err
-		}
-		if first, dup := at[o.id]; dup {
-			return targets.Rendered{}, invalid("remove or rename one of them", "%s is declared twice: %s and %s", o.id, first, o.from.at())
-		}
-		at[o.id] = o.from.at()
-		ren.objects = append(ren.objects, o)
-	}
-	if err := t.reaches(ren.objects); err != nil {
-		return targets.Rendered{}, err
-	}
-	slices.SortFunc(ren.objects, func(a, b *desired) int { return order(a.u, b.u) })
 	out := targets.Rendered{Stack: t.spec.Stack, Environment: t.spec.Environment, Revision: s.Revision}
 	if out.Artifacts, err = ren.artifacts(t.c.kinds, t.spec.Namespace); err != nil {
 		return targets.Rendered{}, err
@@ -80,6 +54,41 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	}
 	t.c.claims.claim(t, ren.ids())
 	return ren.finish(out), nil
+}
+
+// objects returns what s declares, and claims nothing.
+func (t *Target) objects(ctx context.Context, s *sources.Snapshot) (*rendering, error) {
+	if s == nil || s.FS == nil {
+		return nil, fault.New(fault.Internal, opRender, "", "no snapshot")
+	}
+	found, err := t.read(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fault.Wrap(fault.Transient, opRender, "", err)
+	}
+	if len(found) == 0 {
+		return nil, invalid(`correct the paths; a rendering never empties a stack: to retire one, see "Retire a stack" in docs/operations.md`, "the stack renders no object")
+	}
+	ren := &rendering{owner: t.owner, custom: customResources(found)}
+	at := map[plan.ObjectID]string{}
+	for _, d := range found {
+		o, err := t.object(d, ren.custom)
+		if err != nil {
+			return nil, err
+		}
+		if first, dup := at[o.id]; dup {
+			return nil, invalid("remove or rename one of them", "%s is declared twice: %s and %s", o.id, first, o.from.at())
+		}
+		at[o.id] = o.from.at()
+		ren.objects = append(ren.objects, o)
+	}
+	if err := t.reaches(ren.objects); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(ren.objects, func(a, b *desired) int { return order(a.u, b.u) })
+	return ren, nil
 }
 
 // finish derives the digest and the documents from the objects.

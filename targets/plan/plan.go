@@ -110,6 +110,10 @@ type Change struct {
 	// the target can tell. They are for findings and no part of the digest.
 	Actor string    `json:"-"`
 	Since time.Time `json:"-"`
+	// Excused and Excuse are until when, and why, somebody wrote on the live object
+	// that its drift is meant; no part of the digest either.
+	Excused time.Time `json:"-"`
+	Excuse  string    `json:"-"`
 }
 
 // Foreign reports whether all that c does to its object is to remove foreign fields.
