@@ -267,6 +267,16 @@ func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
 	return f, true
 }
 
+// Name notes who made a finding, if it is still open.
+func (o *Open) Name(f targets.Finding) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if old, ok := o.m[f.ID]; ok && old.finding.Ref == f.Ref {
+		old.finding.User, old.finding.Origin = f.User, f.Origin
+		o.m[f.ID] = old
+	}
+}
+
 // newRef makes the name of a finding. It is no secret and need not be hard to guess;
 // two findings of one daemon do not share one.
 func newRef(f targets.Finding) string {

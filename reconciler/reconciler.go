@@ -187,6 +187,8 @@ type Reconciler struct {
 	orders  orders
 	marks   markKeeper
 
+	anonymous anonymous
+
 	mu     sync.Mutex // guards the maps, not what they hold
 	repos  map[string]*repository
 	stacks map[string]*stack

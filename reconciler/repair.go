@@ -102,7 +102,7 @@ func signOf(f targets.Finding) time.Time {
 // verdict judges f, which s was found to differ by, notes it, and has what is held
 // back for a while looked at again when that is over.
 func (r *Reconciler) verdict(ctx context.Context, s *stack, d *deployment, f targets.Finding, now time.Time) drift.Verdict {
-	f = s.live.findings.Known(f)
+	f = r.attribute(d, s.live.findings.Known(f))
 	v := d.Drift.Judge(f, now)
 	fight := false
 	switch v.Action {
@@ -119,6 +119,9 @@ func (r *Reconciler) verdict(ctx context.Context, s *stack, d *deployment, f tar
 	}
 	kept, fresh := s.live.findings.Add(v.Finding)
 	v.Finding = kept
+	if fresh {
+		r.unattributed(d, kept)
+	}
 	switch {
 	case fight:
 		r.recordFight(ctx, s, v)

@@ -213,6 +213,13 @@ type Adopter interface {
 	Adopt(ctx context.Context, s *sources.Snapshot, found []Finding) (map[string][]byte, error)
 }
 
+// Attributor is optional: a target that learns, mostly later, who made a change.
+type Attributor interface {
+	// Attribute returns f with User and Origin, and whether they are known. It asks
+	// nobody.
+	Attribute(f Finding) (Finding, bool)
+}
+
 // Closer is optional: a target that holds resources for its stack.
 type Closer interface {
 	// Close frees what the target holds. The target is not used afterwards.

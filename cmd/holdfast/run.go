@@ -116,6 +116,9 @@ func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 	if err := a.hooks(ctx, add); err != nil {
 		return err
 	}
+	if err := a.audits(ctx, add); err != nil {
+		return err
+	}
 	if err := a.listeners(ctx, add); err != nil {
 		return err
 	}

@@ -197,7 +197,7 @@ func (s *script) world(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	})
 	for k, v := range map[string]string{
-		"REPO": s.w.Repo.Dir, "CONFIG": s.w.Config, "STATE": s.w.StateDir, "SITE": s.w.SiteDir, "NS": ns, "REGISTRY": s.w.Registry.Host, "WORLD": dir, "HTTP": s.w.HTTP,
+		"REPO": s.w.Repo.Dir, "CONFIG": s.w.Config, "STATE": s.w.StateDir, "SITE": s.w.SiteDir, "NS": ns, "REGISTRY": s.w.Registry.Host, "WORLD": dir, "HTTP": s.w.HTTP, "AUDIT": cluster.AuditLog,
 		"ALICE": s.w.Alice.KeyFile, "MALLORY": s.w.Mallory.KeyFile,
 	} {
 		ts.Setenv(k, v)

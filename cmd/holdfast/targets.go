@@ -52,6 +52,7 @@ type targetSet struct {
 	builders map[string]builder
 	clusters map[string]*kubernetes.Cluster // by environment
 	binaries map[string]string              // of Terraform, by environment
+	audits   map[string]*kubernetes.Audit   // who wrote what, by environment
 	renderer *sandbox.Pool
 	// protected is what is Holdfast's own, which no Terraform may touch.
 	protected terraform.Protected
@@ -68,7 +69,7 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 	}
 	ts := &targetSet{
 		cfg: cfg, secrets: sec, log: log, builders: builtinTargets(),
-		clusters: map[string]*kubernetes.Cluster{}, binaries: map[string]string{},
+		clusters: map[string]*kubernetes.Cluster{}, binaries: map[string]string{}, audits: newAudits(cfg),
 		protected: terraform.Protected{Paths: ownFiles(cfg), Namespaces: ownNamespaces(cfg, podNamespaceFile)},
 	}
 	identity, err := kubernetes.Identity(cfg.StateDir)
@@ -93,7 +94,7 @@ func newTargetSet(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg promet
 			ts.clusters[e.Name], err = kubernetes.NewCluster(kubernetes.ClusterConfig{
 				REST: rc, Namespace: k.Namespace, Key: sec.key("inventory " + e.Name),
 				Masker: sec.environment(e.Name), Log: log, Renderer: ts.renderer,
-				ServiceAccount: kubernetes.UserOf(rc), Kinds: kinds, Health: healthRules(cfg), Injectors: injectors(k), Claims: claims.of(rc), Lease: kubernetes.LeaseConfig{
+				ServiceAccount: kubernetes.UserOf(rc), Kinds: kinds, Health: healthRules(cfg), Injectors: injectors(k), Claims: claims.of(rc), Audit: ts.audits[e.Name], Lease: kubernetes.LeaseConfig{
 					Off: k.Lease.Off, Name: k.Lease.Name, Duration: time.Duration(k.Lease.Duration), Identity: identity,
 				},
 			})
@@ -169,6 +170,9 @@ func ownFiles(cfg *config.Loaded) []string {
 	for _, e := range cfg.Environments {
 		if k := e.Kubernetes; k != nil {
 			files = append(files, k.Kubeconfig)
+			if k.Audit != nil {
+				files = append(files, k.Audit.TokenFile)
+			}
 		}
 		if t := e.Terraform; t != nil {
 			files = append(files, t.Mirror)

@@ -106,6 +106,7 @@ var effects = map[string]effect{
 	"workers":       inert,
 	"listen.socket": inert,
 	"listen.hooks":  grants,
+	"listen.audit":  grants,
 
 	"repositories":                               {key: "name"},
 	"repositories[].interval":                    bound,

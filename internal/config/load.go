@@ -249,6 +249,9 @@ func (o *Operator) complete(dir string) {
 		if k := e.Kubernetes; k != nil {
 			k.Kubeconfig = abs(dir, k.Kubeconfig)
 			k.Lease.complete()
+			if a := k.Audit; a != nil {
+				a.LogFile, a.TokenFile = abs(dir, a.LogFile), abs(dir, a.TokenFile)
+			}
 			if k.Namespace == "" {
 				k.Namespace = "holdfast-system"
 			}

@@ -93,6 +93,14 @@ func (c checker) operate(o *Operator, envs map[string]*Environment) {
 		if d := time.Duration(e.Kubernetes.Lease.Duration); d != 0 && d < 3*time.Second {
 			c.wrong(at+".lease.duration", "write 30s", "a lease of %s would be lost at the first hiccup", d)
 		}
+		if a := e.Kubernetes.Audit; a != nil {
+			if a.LogFile == "" && a.TokenFile == "" {
+				c.wrong(at+".audit", "set logFile or tokenFile", "audit names nowhere to have events from")
+			}
+			if _, _, err := net.SplitHostPort(o.Listen.Audit); a.TokenFile != "" && err != nil {
+				c.wrong("$.listen", "set listen.audit, for example 127.0.0.1:8323", "environment %q has audit events sent and nothing listens for them", e.Name)
+			}
+		}
 		for j, in := range e.Kubernetes.Injectors {
 			c.injector(fmt.Sprintf("%s.injectors[%d]", at, j), in)
 		}

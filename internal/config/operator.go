@@ -30,6 +30,7 @@ type Operator struct {
 type Listen struct {
 	HTTP   string `json:"http,omitempty" jsonschema_description:"Address of /healthz, /readyz, /metrics and the read-only status, 127.0.0.1:8321 by default; \"off\" for none. The status is served on loopback only."`
 	Socket string `json:"socket,omitempty" jsonschema_description:"Unix socket for commands that change something, <stateDir>/holdfast.sock by default."`
+	Audit  string `json:"audit,omitempty" jsonschema_description:"Address of POST /audit/ENVIRONMENT, where API servers send their audit events; required where an environment has audit.tokenFile. Nothing else is served there."`
 	Hooks  string `json:"hooks,omitempty" jsonschema_description:"Address of POST /hooks/REPOSITORY, where forges say that something was pushed; required where a repository has a webhook. Nothing else is served there."`
 }
 
@@ -99,7 +100,14 @@ type Kubernetes struct {
 	Context    string     `json:"context,omitempty" jsonschema_description:"Context of the kubeconfig. Empty: the current one."`
 	Namespace  string     `json:"namespace,omitempty" jsonschema_description:"Holdfast's own namespace there, for inventories, marks and the lease; holdfast-system by default. No stack may touch it."`
 	Injectors  []Injector `json:"injectors,omitempty" jsonschema_description:"Who else may add fields to managed objects. What nobody listed here adds to a pod template, RBAC, a webhook, the data of a ConfigMap or Secret, ownerReferences or finalizers is drift, and is removed."`
+	Audit      *Audit     `json:"audit,omitempty" jsonschema_description:"Where the API server's audit events are had: they name the user who made a change. Without it findings name field managers."`
 	Lease      Lease      `json:"lease,omitempty" jsonschema_description:"How daemons that share a cluster agree on which one acts."`
+}
+
+// Audit says where audit events of an API server are had.
+type Audit struct {
+	LogFile   string `json:"logFile,omitempty" jsonschema_description:"The API server's --audit-log-path, in JSON, where it can be read on this machine."`
+	TokenFile string `json:"tokenFile,omitempty" jsonschema_description:"File with the bearer token that the API server shows when it posts events to /audit/ENVIRONMENT at listen.audit, at least 16 bytes."`
 }
 
 // Injector is a second manager that may add fields to managed objects.

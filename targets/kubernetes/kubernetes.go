@@ -76,6 +76,9 @@ type ClusterConfig struct {
 	// they are closed (pod specifications, RBAC, webhooks, data, finalizers, …)
 	// is drift of class foreign.
 	Injectors []Injector
+	// Audit remembers who wrote what, where the API server's audit log is had; nil:
+	// findings name field managers only.
+	Audit *Audit
 	// Claims is shared by the environments of one cluster; nil: this one's own.
 	Claims *Claims
 	// Renderer runs [RenderTask]; nil: in this process, with nothing between the
@@ -96,6 +99,7 @@ type Cluster struct {
 
 	lease   lease
 	process string // tells the processes of one identity apart
+	agent   string // the User-Agent of our requests
 
 	resourcesMu sync.Mutex
 	resources   map[schema.GroupVersionKind]resource
@@ -185,7 +189,7 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 		return nil, fmt.Errorf("kubernetes: connection: %w", err)
 	}
 	return &Cluster{
-		cfg: cfg, dyn: dyn, disco: disco, process: thisProcess,
+		cfg: cfg, dyn: dyn, disco: disco, process: thisProcess, agent: conf.UserAgent,
 		resources:   map[schema.GroupVersionKind]resource{},
 		kinds:       kinds,
 		healthRules: health,
@@ -263,6 +267,7 @@ var (
 	_ targets.HealthChecker = (*Target)(nil)
 	_ targets.Observer      = (*Target)(nil)
 	_ targets.Closer        = (*Target)(nil)
+	_ targets.Attributor    = (*Target)(nil)
 	_ targets.Claimer       = (*Target)(nil)
 )
 
