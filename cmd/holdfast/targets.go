@@ -290,7 +290,7 @@ func (ts *targetSet) kubernetes(dir string, s *config.Stack, p config.Permission
 	spec := kubernetes.Spec{
 		Stack: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, Namespace: k.Namespace,
 		Manifests: k.Manifests, Variables: p.Environment.Variables, Adopt: k.Adopt, AdoptFrom: k.AdoptFrom,
-		Conflicts: kubernetes.ConflictRule(p.Conflicts), Replace: k.Replace,
+		Conflicts: kubernetes.ConflictRule(p.Conflicts), Replace: k.Replace, ServiceAccount: p.ServiceAccount,
 	}
 	for _, h := range k.Health {
 		spec.Health = append(spec.Health, healthRule(h.Kind, h.Health))

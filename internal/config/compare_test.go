@@ -418,7 +418,7 @@ func wider(was, is Permission) bool {
 	beyond := func(was, is []string) bool {
 		return slices.ContainsFunc(is, func(s string) bool { return !slices.Contains(was, s) })
 	}
-	return beyond(was.Namespaces, is.Namespaces) || was.DriftMode != is.DriftMode || was.Conflicts != is.Conflicts ||
+	return beyond(was.Namespaces, is.Namespaces) || was.DriftMode != is.DriftMode || was.Conflicts != is.Conflicts || was.ServiceAccount != is.ServiceAccount ||
 		len(was.Kinds) > 0 && (len(is.Kinds) == 0 || beyond(was.Kinds, is.Kinds))
 }
 
@@ -426,7 +426,7 @@ var vocabulary = map[string][]string{
 	"paths": {"apps/*", "apps/**", "infra/*", "**"}, "environments": {"production", "staging"}, "targets": {"kubernetes", "terraform"},
 	"namespaces": {"shop", "team-*", "*"}, "kinds": {"ConfigMap", "Deployment.apps"}, "drift": {"report", "revert"},
 	"ignore": {"/spec/replicas", "/spec"}, "credentials": {"aws", "dns"}, "prune": {"delete", "orphan"}, "adoptFrom": {"helm", "flux"},
-	"conflicts": {"take", "yield", "fail"}, "replace": {"Job.batch", "*.apps"},
+	"conflicts": {"take", "yield", "fail"}, "replace": {"Job.batch", "*.apps"}, "serviceAccounts": {"{namespace}/deployer", "shop/admin"},
 }
 
 // some returns some of the words, at least as many as it must.
@@ -441,7 +441,7 @@ func randomEntry(r *rand.Rand) Allow {
 		Repository: "fleet", Paths: some(r, "paths", 1), Environments: some(r, "environments", 1), Targets: some(r, "targets", 1),
 		Namespaces: some(r, "namespaces", 1), Kinds: some(r, "kinds", 0), Drift: some(r, "drift", 1), Credentials: some(r, "credentials", 0),
 		Ignore: IgnoreBound{Paths: some(r, "ignore", 0), Days: 30 * (1 + r.IntN(3))}, Prune: some(r, "prune", 0), AdoptFrom: some(r, "adoptFrom", 0),
-		Conflicts: some(r, "conflicts", 1), Replace: some(r, "replace", 0),
+		Conflicts: some(r, "conflicts", 1), Replace: some(r, "replace", 0), ServiceAccounts: some(r, "serviceAccounts", 0),
 	}
 }
 
@@ -474,7 +474,7 @@ func mutate(r *rand.Rand, list *[]Allow) {
 	a := &(*list)[i]
 	lists := map[string]*[]string{
 		"paths": &a.Paths, "environments": &a.Environments, "targets": &a.Targets, "namespaces": &a.Namespaces, "kinds": &a.Kinds,
-		"drift": &a.Drift, "ignore": &a.Ignore.Paths, "credentials": &a.Credentials, "prune": &a.Prune, "adoptFrom": &a.AdoptFrom, "conflicts": &a.Conflicts, "replace": &a.Replace,
+		"drift": &a.Drift, "ignore": &a.Ignore.Paths, "credentials": &a.Credentials, "prune": &a.Prune, "adoptFrom": &a.AdoptFrom, "conflicts": &a.Conflicts, "replace": &a.Replace, "serviceAccounts": &a.ServiceAccounts,
 	}
 	switch r.IntN(8) {
 	case 0:
@@ -510,6 +510,7 @@ func randomRequest(r *rand.Rand) (string, *Stack) {
 		if r.IntN(4) == 0 {
 			s.Spec.Kubernetes.Replace = []string{pick("Job.batch", "Deployment.apps")}
 		}
+		s.Spec.Kubernetes.ServiceAccount = pick("", "", "shop/deployer", "shop/admin")
 		s.Spec.Kubernetes.Conflicts = pick("", "", "take", "yield", "fail")
 	} else {
 		s.Spec.Terraform = &StackTerraform{Credentials: pick("", "aws", "dns")}

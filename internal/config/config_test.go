@@ -40,6 +40,7 @@ allow:
   drift: [report, revert]
   ignore: {paths: [/spec/replicas], days: 30}
   replace: ["Job.*", "Persistent*"]
+  serviceAccounts: ["{namespace}/deployer"]
 - repository: fleet
   paths: ["infra/*"]
   environments: [production]
@@ -204,6 +205,9 @@ func TestPermit(t *testing.T) {
 		"replace":             {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, replace: [Job.batch]}"},
 		"replace another":     {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, replace: [Job.batch, Pod]}", denied: `kind "Pod" replaced`},
 		"replace data":        {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, replace: [PersistentVolumeClaim]}", denied: `kind "PersistentVolumeClaim" replaced`},
+		"service account":     {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, serviceAccount: shop/deployer}"},
+		"another account":     {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, serviceAccount: kube-system/admin}", denied: `may not be service account "kube-system/admin"`},
+		"account elsewhere":   {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, serviceAccount: team-a/deployer}", denied: `may not be service account "team-a/deployer"`},
 		"fail in conflicts":   {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, conflicts: fail}"},
 		"yield in conflicts":  {dir: "apps/web", from: "{namespace: shop}", to: "{namespace: shop, conflicts: yield}", denied: "may not ask for conflicts: yield"},
 		"another path":        {dir: "infra/x/y", denied: "no entry of the operator's map covers"},

@@ -515,6 +515,11 @@ func (c checker) allow(at string, a *Allow, repos map[string]bool, envs map[stri
 		c.oneOf(fmt.Sprintf("%s.drift[%d]", at, i), "drift mode", m, driftModes...)
 	}
 	c.nameGlobs(at+".replace", a.Replace)
+	for i, sa := range a.ServiceAccounts {
+		if namespace, name, ok := strings.Cut(sa, "/"); !ok || namespace == "" || name == "" || strings.ContainsAny(name, "/:*") {
+			c.wrong(fmt.Sprintf("%s.serviceAccounts[%d]", at, i), "write namespace/name, or {namespace}/name", "%q is no service account", sa)
+		}
+	}
 	for i, m := range a.Conflicts {
 		c.oneOf(fmt.Sprintf("%s.conflicts[%d]", at, i), "rule for conflicts", m, "take", "yield", "fail")
 	}

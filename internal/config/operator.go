@@ -145,14 +145,15 @@ type Allow struct {
 	Namespaces   []string `json:"namespaces,omitempty" jsonschema_description:"Globs. Kubernetes only."`
 	Kinds        []string `json:"kinds,omitempty" jsonschema_description:"Kind.group globs such as Deployment.apps or ConfigMap; namespaced kinds only unless named in full. Empty: all namespaced kinds."`
 	// ClusterPowers is spelled out, since it is close to full trust.
-	ClusterPowers bool        `json:"clusterPowers,omitempty" jsonschema_description:"A stack may bind its own roles cluster-wide although they reach Holdfast's things (secrets or workloads of all namespaces), as cert-manager's and ingress controllers' do. Whoever may sign it is then trusted as much as Holdfast."`
-	Credentials   []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
-	Drift         []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert,enum=ask,enum=adopt" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
-	Conflicts     []string    `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What a stack may ask to become of declared fields that other field managers own; the first is the default. Empty: take and fail."`
-	Replace       []string    `json:"replace,omitempty" jsonschema_description:"Kinds that a stack may ask to have deleted and made again when an immutable field changes: globs such as Job.batch. Kinds whose deletion loses data (Namespace, CustomResourceDefinition, PersistentVolumeClaim, PersistentVolume) must be named in full. Empty: none."`
-	Ignore        IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
-	Prune         []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
-	AdoptFrom     []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`
+	ClusterPowers   bool        `json:"clusterPowers,omitempty" jsonschema_description:"A stack may bind its own roles cluster-wide although they reach Holdfast's things (secrets or workloads of all namespaces), as cert-manager's and ingress controllers' do. Whoever may sign it is then trusted as much as Holdfast."`
+	Credentials     []string    `json:"credentials,omitempty" jsonschema_description:"Names of the environment's credentials that a Terraform stack may ask for."`
+	Drift           []string    `json:"drift,omitempty" jsonschema:"enum=report,enum=revert,enum=ask,enum=adopt" jsonschema_description:"Drift modes that a stack may ask for; the first is the default. Empty: report."`
+	Conflicts       []string    `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What a stack may ask to become of declared fields that other field managers own; the first is the default. Empty: take and fail."`
+	ServiceAccounts []string    `json:"serviceAccounts,omitempty" jsonschema_description:"Service accounts, namespace/name, as one of which a stack is planned and applied; {namespace} stands for the stack's own. The first is the default. Empty: Holdfast's own, and no other."`
+	Replace         []string    `json:"replace,omitempty" jsonschema_description:"Kinds that a stack may ask to have deleted and made again when an immutable field changes: globs such as Job.batch. Kinds whose deletion loses data (Namespace, CustomResourceDefinition, PersistentVolumeClaim, PersistentVolume) must be named in full. Empty: none."`
+	Ignore          IgnoreBound `json:"ignore,omitempty" jsonschema_description:"Which drift a stack may ask to ignore. Empty: none."`
+	Prune           []string    `json:"prune,omitempty" jsonschema:"enum=hold,enum=delete,enum=orphan" jsonschema_description:"What a stack may ask to happen to its objects when its stack file goes. Empty: hold."`
+	AdoptFrom       []string    `json:"adoptFrom,omitempty" jsonschema_description:"Field managers whose fields a stack may ask to take over. Empty: none."`
 }
 
 // IgnoreBound bounds what a stack may ignore.

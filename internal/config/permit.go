@@ -3,6 +3,7 @@ package config
 import (
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -17,11 +18,12 @@ type Permission struct {
 	Namespaces  []string // globs; Kubernetes only
 	Kinds       []string // globs; Kubernetes only
 	// ClusterPowers permits roles, bound cluster-wide, that reach Holdfast's things.
-	ClusterPowers bool
-	DriftMode     string // "report" or "revert"
-	Conflicts     string // "take", "yield" or "fail"; Kubernetes only
-	Prune         string // "hold", "delete" or "orphan"
-	Credentials   map[string]string
+	ClusterPowers  bool
+	DriftMode      string // "report" or "revert"
+	ServiceAccount string // service account to impersonate, namespace/name; empty: none
+	Conflicts      string // "take", "yield" or "fail"; Kubernetes only
+	Prune          string // "hold", "delete" or "orphan"
+	Credentials    map[string]string
 }
 
 // Permit compares what the stack in folder dir of a repository asks for with
@@ -107,6 +109,12 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 			}
 			p.Conflicts = rule
 		}
+		if k.ServiceAccount != "" {
+			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !slices.Contains(a.accounts(k.Namespace), k.ServiceAccount) })
+			if len(entries) == 0 {
+				return deny("leave serviceAccount out, or extend serviceAccounts in allow: in the operator's file", "a stack in %s may not be service account %q", dir, k.ServiceAccount)
+			}
+		}
 		for _, kind := range k.Replace {
 			entries = slices.DeleteFunc(entries, func(a Allow) bool { return !a.replaces(kind) })
 			if len(entries) == 0 {
@@ -125,6 +133,11 @@ func (o *Operator) Permit(repository, dir string, s *Stack, now time.Time) (Perm
 		p.Prune = "hold"
 	}
 	p.Namespaces, p.Kinds, p.ClusterPowers = granted.Namespaces, granted.Kinds, granted.ClusterPowers
+	if k := s.Spec.Kubernetes; k != nil {
+		if p.ServiceAccount = k.ServiceAccount; p.ServiceAccount == "" && len(granted.ServiceAccounts) > 0 {
+			p.ServiceAccount = granted.accounts(k.Namespace)[0]
+		}
+	}
 	if s.Spec.Kubernetes != nil && p.Conflicts == "" {
 		p.Conflicts = granted.Conflicts[0]
 	}
@@ -140,6 +153,15 @@ const defaultIgnoreDays = 90
 
 // holdsData are kinds with which data goes that is not in the repository.
 var holdsData = []string{"Namespace", "CustomResourceDefinition.apiextensions.k8s.io", "PersistentVolumeClaim", "PersistentVolume"}
+
+// accounts returns the service accounts that a stack in a namespace may be.
+func (a Allow) accounts(namespace string) []string {
+	out := make([]string, len(a.ServiceAccounts))
+	for i, sa := range a.ServiceAccounts {
+		out[i] = strings.ReplaceAll(sa, "{namespace}", namespace)
+	}
+	return out
+}
 
 // replaces reports whether a stack may have objects of a kind replaced.
 func (a Allow) replaces(kind string) bool {

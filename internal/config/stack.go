@@ -29,13 +29,14 @@ type StackSpec struct {
 
 // StackKubernetes is what to deploy to a cluster.
 type StackKubernetes struct {
-	Namespace string   `json:"namespace" jsonschema_description:"For objects that name none."`
-	Kustomize string   `json:"kustomize,omitempty" jsonschema_description:"Folder of the kustomization, relative to the stack file."`
-	Manifests []string `json:"manifests,omitempty" jsonschema_description:"Files, folders or globs, relative to the stack file. Neither: all manifests beside the stack file."`
-	Adopt     bool     `json:"adopt,omitempty" jsonschema_description:"Take over objects that exist and that no stack owns."`
-	Conflicts string   `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What becomes of a declared field that another field manager owns and that has another value: take sets it, yield keeps the live value (but of images and of what is closed to others), fail changes nothing of the object and says whose it is. Empty: the first that the operator allows there."`
-	Replace   []string `json:"replace,omitempty" jsonschema_description:"Kinds (Job.batch) whose objects are deleted and made again when a field changes that cannot be changed in place. What carries the annotation holdfast.dev/prune: keep is not."`
-	AdoptFrom []string `json:"adoptFrom,omitempty" jsonschema_description:"Also take over every field that these field managers own (kubectl-client-side-apply, helm, kustomize-controller): what they set and this stack does not declare goes."`
+	Namespace      string   `json:"namespace" jsonschema_description:"For objects that name none."`
+	Kustomize      string   `json:"kustomize,omitempty" jsonschema_description:"Folder of the kustomization, relative to the stack file."`
+	Manifests      []string `json:"manifests,omitempty" jsonschema_description:"Files, folders or globs, relative to the stack file. Neither: all manifests beside the stack file."`
+	Adopt          bool     `json:"adopt,omitempty" jsonschema_description:"Take over objects that exist and that no stack owns."`
+	Conflicts      string   `json:"conflicts,omitempty" jsonschema:"enum=take,enum=yield,enum=fail" jsonschema_description:"What becomes of a declared field that another field manager owns and that has another value: take sets it, yield keeps the live value (but of images and of what is closed to others), fail changes nothing of the object and says whose it is. Empty: the first that the operator allows there."`
+	ServiceAccount string   `json:"serviceAccount,omitempty" jsonschema_description:"Service account, namespace/name, as which the stack is planned and applied. Empty: the first that the operator names there; none: Holdfast's own."`
+	Replace        []string `json:"replace,omitempty" jsonschema_description:"Kinds (Job.batch) whose objects are deleted and made again when a field changes that cannot be changed in place. What carries the annotation holdfast.dev/prune: keep is not."`
+	AdoptFrom      []string `json:"adoptFrom,omitempty" jsonschema_description:"Also take over every field that these field managers own (kubectl-client-side-apply, helm, kustomize-controller): what they set and this stack does not declare goes."`
 
 	Health []StackHealth `json:"health,omitempty" jsonschema_description:"When objects of custom kinds are healthy, in the place of the operator's rules and those that are built in."`
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +30,8 @@ var (
 	// server-side apply, its dry runs, and to remove what others added. create: for
 	// a patch that makes the object. delete: to prune.
 	stackVerbs     = []string{"get", "list", "watch", "create", "patch", "delete"}
+	watchVerbs     = []string{"get", "list", "watch"}                      // the daemon's, where a stack is impersonated
+	accountVerbs   = []string{"get", "create", "patch", "delete"}          // and those of the stack's account
 	configMapVerbs = []string{"get", "list", "create", "update", "delete"} // inventories and marks
 	leaseVerbs     = []string{"get", "create", "update"}
 	eventVerbs     = []string{"create", "patch"}
@@ -37,15 +41,17 @@ var eventsResource = resource{name: eventResource.Resource, version: eventResour
 
 // Right is what Holdfast's account must be allowed to do with one resource.
 type Right struct {
+	Account   string   `json:"account,omitempty"`   // who needs it; empty: Holdfast's own account
 	Namespace string   `json:"namespace,omitempty"` // empty: in the whole cluster
 	Group     string   `json:"group,omitempty"`
-	Resource  string   `json:"resource"` // plural: "deployments"
+	Resource  string   `json:"resource"`        // plural: "deployments"
+	Names     []string `json:"names,omitempty"` // the objects that it is about; empty: all
 	Verbs     []string `json:"verbs"`
 	Missing   []string `json:"missing,omitempty"` // those of Verbs that it is not allowed
 }
 
 func (r Right) compare(o Right) int {
-	return cmp.Or(cmp.Compare(r.Namespace, o.Namespace), cmp.Compare(r.Group, o.Group), cmp.Compare(r.Resource, o.Resource))
+	return cmp.Or(cmp.Compare(r.Account, o.Account), cmp.Compare(r.Namespace, o.Namespace), cmp.Compare(r.Group, o.Group), cmp.Compare(r.Resource, o.Resource), slices.Compare(r.Names, o.Names))
 }
 
 // Access returns what the account needs to deploy r and to watch over it, and
@@ -92,15 +98,36 @@ func (t *Target) needs(ctx context.Context, ren *rendering) ([]Right, error) {
 		if err != nil {
 			return nil, err
 		}
-		add(res, placed.id.Namespace, stackVerbs)
+		if t.as.user == "" {
+			add(res, placed.id.Namespace, stackVerbs)
+			continue
+		}
+		add(res, placed.id.Namespace, watchVerbs)
+		add(res, placed.id.Namespace, accountVerbs)
+		out[len(out)-1].Account = t.as.user
+	}
+	if namespace, name, ok := strings.Cut(t.spec.ServiceAccount, "/"); ok {
+		add(resource{name: "serviceaccounts", version: schema.GroupVersion{Version: "v1"}, namespaced: true}, namespace, []string{"impersonate"})
+		out[len(out)-1].Names = []string{name}
 	}
 	slices.SortFunc(out, Right.compare)
 	return slices.CompactFunc(out, func(a, b Right) bool { return a.compare(b) == 0 }), nil
 }
 
+// errForbidden says that a question may not be asked, as one account or another.
+var errForbidden = errors.New("forbidden")
+
 // missing asks the API server which verbs of r are not allowed.
 func (c *Cluster) missing(ctx context.Context, r *Right, known map[string][]authorizationv1.ResourceRule) error {
-	rules, err := c.rules(ctx, r.Namespace, known)
+	as, err := c.as(r.Account)
+	if err != nil {
+		return err
+	}
+	rules, err := c.rules(ctx, as, r.Namespace, known)
+	if as.user != "" && errors.Is(err, errForbidden) { // it may not be asked for: nothing that it may do is of use
+		r.Missing = r.Verbs
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -109,9 +136,9 @@ func (c *Cluster) missing(ctx context.Context, r *Right, known map[string][]auth
 			continue
 		}
 		review := authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
-			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: r.Namespace, Verb: verb, Group: r.Group, Resource: r.Resource},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: r.Namespace, Verb: verb, Group: r.Group, Resource: r.Resource, Name: strings.Join(r.Names, "")},
 		}}
-		if err := c.ask(ctx, authorizationv1.SchemeGroupVersion.WithResource("selfsubjectaccessreviews"), "SelfSubjectAccessReview", &review); err != nil {
+		if err := c.ask(ctx, as, authorizationv1.SchemeGroupVersion.WithResource("selfsubjectaccessreviews"), "SelfSubjectAccessReview", &review); err != nil {
 			return err
 		}
 		if !review.Status.Allowed {
@@ -123,15 +150,16 @@ func (c *Cluster) missing(ctx context.Context, r *Right, known map[string][]auth
 
 // rules returns what the account may do in a namespace, as far as the server
 // lists it. For the whole cluster there is no such list.
-func (c *Cluster) rules(ctx context.Context, namespace string, known map[string][]authorizationv1.ResourceRule) ([]authorizationv1.ResourceRule, error) {
-	if rules, ok := known[namespace]; ok || namespace == "" {
+func (c *Cluster) rules(ctx context.Context, as *session, namespace string, known map[string][]authorizationv1.ResourceRule) ([]authorizationv1.ResourceRule, error) {
+	key := as.user + "/" + namespace
+	if rules, ok := known[key]; ok || namespace == "" {
 		return rules, nil
 	}
 	review := authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
-	if err := c.ask(ctx, authorizationv1.SchemeGroupVersion.WithResource("selfsubjectrulesreviews"), "SelfSubjectRulesReview", &review); err != nil {
+	if err := c.ask(ctx, as, authorizationv1.SchemeGroupVersion.WithResource("selfsubjectrulesreviews"), "SelfSubjectRulesReview", &review); err != nil {
 		return nil, err
 	}
-	known[namespace] = review.Status.ResourceRules
+	known[key] = review.Status.ResourceRules
 	return review.Status.ResourceRules, nil
 }
 
@@ -143,14 +171,14 @@ func allows(rule authorizationv1.ResourceRule, verb string, r *Right) bool {
 // Account returns the user that the API server takes us for.
 func (c *Cluster) Account(ctx context.Context) (string, error) {
 	var review authenticationv1.SelfSubjectReview
-	err := c.ask(ctx, authenticationv1.SchemeGroupVersion.WithResource("selfsubjectreviews"), "SelfSubjectReview", &review)
+	err := c.ask(ctx, c.self, authenticationv1.SchemeGroupVersion.WithResource("selfsubjectreviews"), "SelfSubjectReview", &review)
 	return review.Status.UserInfo.Username, err
 }
 
 // ask sends a review, which the server answers and does not keep.
-func (c *Cluster) ask(ctx context.Context, r schema.GroupVersionResource, kind string, review runtime.Object) error {
+func (c *Cluster) ask(ctx context.Context, as *session, r schema.GroupVersionResource, kind string, review runtime.Object) error {
 	wrap := func(err error) error {
-		return fault.New(fault.Transient, opAccess, "look at Holdfast's credential for this cluster", "%s: %s", kind, c.cfg.Masker.Scrub(err.Error()))
+		return fault.New(fault.Transient, opAccess, "look at Holdfast's credential for this cluster", "%s: %w", kind, &masked{c.cfg.Masker.Scrub(err.Error()), err})
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(review)
 	if err != nil {
@@ -158,7 +186,10 @@ func (c *Cluster) ask(ctx context.Context, r schema.GroupVersionResource, kind s
 	}
 	u := &unstructured.Unstructured{Object: content}
 	u.SetGroupVersionKind(r.GroupVersion().WithKind(kind))
-	answer, err := c.dyn.Resource(r).Create(ctx, u, metav1.CreateOptions{})
+	answer, err := as.dyn.Resource(r).Create(ctx, u, metav1.CreateOptions{})
+	if apierrors.IsForbidden(err) {
+		err = errors.Join(err, errForbidden)
+	}
 	if err != nil {
 		return wrap(err)
 	}
@@ -171,14 +202,23 @@ func (c *Cluster) ask(ctx context.Context, r schema.GroupVersionResource, kind s
 // GrantManifest returns the roles and bindings, as YAML, that give account all
 // of rights. They are complete, not only what is missing, so that applying a
 // newer list takes nothing away that is still needed.
+// A right of another account is bound to that one.
 func GrantManifest(account string, rights []Right) []byte {
 	byPlace := map[string][]Right{}
+	others := map[string][]Right{}
 	for _, r := range rights {
+		if r.Account != "" && r.Account != account {
+			others[r.Account] = append(others[r.Account], r)
+			continue
+		}
 		byPlace[r.Namespace] = append(byPlace[r.Namespace], r)
 	}
 	var b bytes.Buffer
 	for _, namespace := range slices.Sorted(maps.Keys(byPlace)) {
 		writeRole(&b, account, namespace, byPlace[namespace])
+	}
+	for _, other := range slices.Sorted(maps.Keys(others)) {
+		b.Write(GrantManifest(other, others[other]))
 	}
 	return b.Bytes()
 }
@@ -186,24 +226,33 @@ func GrantManifest(account string, rights []Right) []byte {
 // writeRole writes one role, with the resources of a group that have the same
 // verbs in one rule, and its binding. Strings are written as JSON, which is YAML.
 func writeRole(b *bytes.Buffer, account, namespace string, rights []Right) {
-	kind, meta := "ClusterRole", "{name: holdfast-stacks}"
+	name := "holdfast-stacks"
+	if rights[0].Account != "" { // one role for each account that is impersonated
+		_, of, _ := strings.Cut(strings.TrimPrefix(account, "system:serviceaccount:"), ":")
+		name = of + "-" + name
+	}
+	kind, meta := "ClusterRole", fmt.Sprintf("{name: %s}", name)
 	if namespace != "" {
-		kind, meta = "Role", fmt.Sprintf("{name: holdfast-stacks, namespace: %s}", mustJSON(namespace))
+		kind, meta = "Role", fmt.Sprintf("{name: %s, namespace: %s}", name, mustJSON(namespace))
 	}
 	fmt.Fprintf(b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: %s\nmetadata: %s\nrules:\n", kind, meta)
 	slices.SortFunc(rights, Right.compare)
 	rights = slices.CompactFunc(rights, func(a, b Right) bool { return a.compare(b) == 0 })
 	for len(rights) > 0 {
 		first, n, names := rights[0], 0, []string{}
-		for n < len(rights) && rights[n].Group == first.Group && slices.Equal(rights[n].Verbs, first.Verbs) {
+		for n < len(rights) && rights[n].Group == first.Group && slices.Equal(rights[n].Verbs, first.Verbs) && slices.Equal(rights[n].Names, first.Names) {
 			names = append(names, rights[n].Resource)
 			n++
 		}
 		rights = rights[n:]
-		fmt.Fprintf(b, "- {apiGroups: %s, resources: %s, verbs: %s}\n", mustJSON([]string{first.Group}), mustJSON(names), mustJSON(first.Verbs))
+		only := ""
+		if len(first.Names) > 0 {
+			only = fmt.Sprintf(", resourceNames: %s", mustJSON(first.Names))
+		}
+		fmt.Fprintf(b, "- {apiGroups: %s, resources: %s%s, verbs: %s}\n", mustJSON([]string{first.Group}), mustJSON(names), only, mustJSON(first.Verbs))
 	}
 	fmt.Fprintf(b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: %sBinding\nmetadata: %s\n", kind, meta)
-	fmt.Fprintf(b, "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: %s, name: holdfast-stacks}\nsubjects:\n- %s\n", kind, subject(account))
+	fmt.Fprintf(b, "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: %s, name: %s}\nsubjects:\n- %s\n", kind, name, subject(account))
 }
 
 // subject is account as a binding names it.

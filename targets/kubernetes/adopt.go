@@ -62,7 +62,7 @@ func (t *Target) takeOver(ctx context.Context, o *desired, res resource, live, a
 	for _, field := range []string{"labels", "annotations", "finalizers", "ownerReferences"} {
 		ops = append(ops, replaced("/metadata", only(was, field), only(will, field))...)
 	}
-	return t.c.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
+	return t.as.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
 }
 
 // replaced returns the operations that lead from one map to another, whole
@@ -186,7 +186,7 @@ func (t *Target) adopting(c *change, live *unstructured.Unstructured) {
 // is as it was judged, and returns its version then.
 func (t *Target) migrate(ctx context.Context, c *change) (string, error) {
 	for range maxConflicts {
-		live, err := t.c.get(ctx, c.res, c.ID)
+		live, err := t.as.get(ctx, c.res, c.ID)
 		if err != nil {
 			return "", t.c.apiError(opApply, c.ID, err)
 		}
@@ -201,7 +201,7 @@ func (t *Target) migrate(ctx context.Context, c *change) (string, error) {
 			return "", err
 		}
 		ops := []operation{{"replace", "/metadata/managedFields", entries}}
-		out, err := t.c.patch(ctx, c.res, c.ID, c.UID, live.GetResourceVersion(), ops, false)
+		out, err := t.as.patch(ctx, c.res, c.ID, c.UID, live.GetResourceVersion(), ops, false)
 		if err == nil {
 			return out.GetResourceVersion(), nil
 		}

@@ -183,7 +183,7 @@ func (w *writer) held(ctx context.Context, final map[plan.ObjectID]entry) error 
 		if c.Action != plan.Delete {
 			continue
 		}
-		live, err := w.t.c.get(ctx, c.res, c.ID)
+		live, err := w.t.as.get(ctx, c.res, c.ID)
 		switch {
 		case err != nil:
 			errs = append(errs, w.t.c.apiError(opApply, c.ID, err))
@@ -254,7 +254,7 @@ func (t *Target) recheck(ctx context.Context, priv *planned) ([]string, error) {
 
 // unmoved returns the live version of an object that is as it was judged.
 func (t *Target) unmoved(ctx context.Context, c *change) (string, error) {
-	live, err := t.c.get(ctx, c.res, c.ID)
+	live, err := t.as.get(ctx, c.res, c.ID)
 	if err != nil {
 		return "", t.c.apiError(opApply, c.ID, err)
 	}
@@ -399,7 +399,7 @@ func moved(err error) bool { return apierrors.IsConflict(err) || errors.Is(err, 
 // beside it our own fields may not be valid.
 func (t *Target) send(ctx context.Context, c *change, at string) (live *unstructured.Unstructured, begun bool, err error) {
 	if len(c.fix) > 0 {
-		live, err = t.c.patch(ctx, c.res, c.ID, c.UID, at, c.fix, false)
+		live, err = t.as.patch(ctx, c.res, c.ID, c.UID, at, c.fix, false)
 		if err != nil || c.bare {
 			return live, false, err
 		}
@@ -414,18 +414,18 @@ func (t *Target) send(ctx context.Context, c *change, at string) (live *unstruct
 		return nil, begun, err
 	}
 	left := live
-	live, err = t.c.apply(ctx, c.res, with(u, meta), false)
+	live, err = t.as.apply(ctx, c.res, with(u, meta), false)
 	for range maxConflicts {
 		if !begun || !apierrors.IsConflict(err) {
 			break
 		}
 		// Controllers answer to the first write at once, in fields of their own.
-		now, gerr := t.c.get(ctx, c.res, c.ID)
+		now, gerr := t.as.get(ctx, c.res, c.ID)
 		if gerr != nil || now == nil || string(now.GetUID()) != c.UID || t.c.declaredState(c.obj, now) != t.c.declaredState(c.obj, left) {
 			break
 		}
 		meta["resourceVersion"] = now.GetResourceVersion()
-		live, err = t.c.apply(ctx, c.res, with(u, meta), false)
+		live, err = t.as.apply(ctx, c.res, with(u, meta), false)
 	}
 	return live, begun, err
 }
@@ -451,7 +451,7 @@ func (t *Target) settle(c *change, live *unstructured.Unstructured) error {
 // unless it is about something else, such as a quota that many use at once.
 func (t *Target) notCreated(ctx context.Context, c *change, err error) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		if live, gerr := t.c.get(ctx, c.res, c.ID); gerr != nil || live != nil {
+		if live, gerr := t.as.get(ctx, c.res, c.ID); gerr != nil || live != nil {
 			return stale(c.ID, "it exists by now")
 		}
 	}
@@ -459,7 +459,7 @@ func (t *Target) notCreated(ctx context.Context, c *change, err error) error {
 }
 
 func (t *Target) delete(ctx context.Context, c *change) error {
-	err := t.c.remove(ctx, c.res, c.ID, c.UID, c.propagation)
+	err := t.as.remove(ctx, c.res, c.ID, c.UID, c.propagation)
 	switch {
 	case apierrors.IsNotFound(err):
 	case apierrors.IsConflict(err):
@@ -504,7 +504,7 @@ func (t *Target) waitEstablished(ctx context.Context, c *change) error {
 	wait := func(err error) error {
 		return fault.New(fault.Waiting, opApply, "look at the definition's conditions", "%s: not established: %w", c.ID, err)
 	}
-	client := t.c.client(c.res, "")
+	client := t.as.client(c.res, "")
 	live, err := client.Get(ctx, c.ID.Name, metav1.GetOptions{})
 	if err != nil {
 		return wait(err)

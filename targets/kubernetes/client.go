@@ -8,10 +8,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
 	corev1 "k8s.io/api/core/v1"
@@ -83,36 +80,7 @@ func (c *Cluster) anyVersion(ctx context.Context, gvk schema.GroupVersionKind) (
 }
 
 func (c *Cluster) client(r resource, namespace string) dynamic.ResourceInterface {
-	if r.namespaced {
-		return c.dyn.Resource(r.gvr()).Namespace(namespace)
-	}
-	return c.dyn.Resource(r.gvr())
-}
-
-// get returns the live object, or nil when there is none.
-func (c *Cluster) get(ctx context.Context, r resource, id plan.ObjectID) (*unstructured.Unstructured, error) {
-	u, err := c.client(r, id.Namespace).Get(ctx, id.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	return u, err
-}
-
-// apply makes one server-side apply. A dry run writes nothing.
-func (c *Cluster) apply(ctx context.Context, r resource, u *unstructured.Unstructured, dryRun bool) (*unstructured.Unstructured, error) {
-	o := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true}
-	if dryRun {
-		o.DryRun = []string{metav1.DryRunAll}
-	}
-	return c.client(r, u.GetNamespace()).Apply(ctx, u.GetName(), u, o)
-}
-
-// remove deletes the object if it is still the one with uid.
-func (c *Cluster) remove(ctx context.Context, r resource, id plan.ObjectID, uid string, how metav1.DeletionPropagation) error {
-	u := types.UID(uid)
-	return c.client(r, id.Namespace).Delete(ctx, id.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: &u}, PropagationPolicy: &how,
-	})
+	return c.self.client(r, namespace)
 }
 
 // apiError classifies what the API server answered about id. The text holds no

@@ -853,7 +853,7 @@ func BenchmarkApply200(b *testing.B) {
 			for _, o := range ren.objects {
 				sem <- struct{}{}
 				go func() {
-					_, err := tt.c.apply(context.Background(), configMaps, o.u, false)
+					_, err := tt.as.apply(context.Background(), configMaps, o.u, false)
 					<-sem
 					errs <- err
 				}()

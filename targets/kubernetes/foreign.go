@@ -579,12 +579,12 @@ var errMoved = errors.New("the object was written meanwhile")
 
 // patch makes one JSON patch of the object with uid at version. When the object
 // has moved, the error wraps [errMoved]. A dry run writes nothing.
-func (c *Cluster) patch(ctx context.Context, r resource, id plan.ObjectID, uid, version string, ops []operation, dryRun bool) (*unstructured.Unstructured, error) {
+func (s *session) patch(ctx context.Context, r resource, id plan.ObjectID, uid, version string, ops []operation, dryRun bool) (*unstructured.Unstructured, error) {
 	bound := append([]operation{
 		{"test", "/metadata/uid", uid},
 		{"test", "/metadata/resourceVersion", version},
 	}, ops...)
-	o := metav1.PatchOptions{FieldManager: c.cfg.FieldManager}
+	o := metav1.PatchOptions{FieldManager: s.manager}
 	if dryRun {
 		o.DryRun = []string{metav1.DryRunAll}
 	}
@@ -592,7 +592,7 @@ func (c *Cluster) patch(ctx context.Context, r resource, id plan.ObjectID, uid, 
 	if err != nil {
 		return nil, err
 	}
-	live, err := c.client(r, id.Namespace).Patch(ctx, id.Name, types.JSONPatchType, body, o)
+	live, err := s.client(r, id.Namespace).Patch(ctx, id.Name, types.JSONPatchType, body, o)
 	switch {
 	case err == nil:
 		return live, nil
@@ -601,7 +601,7 @@ func (c *Cluster) patch(ctx context.Context, r resource, id plan.ObjectID, uid, 
 	case !apierrors.IsInvalid(err): // a test that fails is called invalid, like anything else that cannot be
 		return nil, err
 	}
-	if now, gerr := c.get(ctx, r, id); gerr == nil && (now == nil || now.GetResourceVersion() != version || string(now.GetUID()) != uid) {
+	if now, gerr := s.get(ctx, r, id); gerr == nil && (now == nil || now.GetResourceVersion() != version || string(now.GetUID()) != uid) {
 		return nil, fmt.Errorf("%w: %w", errMoved, err)
 	}
 	return nil, err
@@ -630,7 +630,7 @@ func (t *Target) additionsIn(ctx context.Context, o *desired, res resource, live
 		return additions{}, nil
 	}
 	a.ops, a.tests = removal(a.places, live.Object)
-	left, err := t.c.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), a.ops, true)
+	left, err := t.as.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), a.ops, true)
 	if apierrors.IsInvalid(err) && !errors.Is(err, errMoved) { // it cannot be removed by itself: a finding all the same
 		return a, nil
 	}
@@ -680,7 +680,7 @@ func (t *Target) override(ctx context.Context, o *desired, res resource, live *u
 		return nil, nil, cause
 	}
 	ops := edits(compare("", content(live.Object), content(goal), nil))
-	after, err := t.c.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
+	after, err := t.as.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
 	if errors.Is(err, errMoved) {
 		return nil, nil, err
 	}

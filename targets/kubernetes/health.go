@@ -55,7 +55,7 @@ func (t *Target) healthy(ctx context.Context, ren *rendering, in func(*desired) 
 }
 
 func (t *Target) ready(ctx context.Context, o *desired, res resource) error {
-	live, err := t.c.get(ctx, res, o.id)
+	live, err := t.c.self.get(ctx, res, o.id)
 	if err != nil {
 		return t.c.apiError(opHealth, o.id, err)
 	}

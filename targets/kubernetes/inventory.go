@@ -166,7 +166,7 @@ func (t *Target) writeInventory(ctx context.Context, inv *inventory, entries map
 	for i := count; i < len(inv.live); i++ {
 		cm := inv.live[i]
 		id := plan.ObjectID{Kind: "ConfigMap", Namespace: cm.GetNamespace(), Name: cm.GetName()}
-		if err := t.c.remove(ctx, configMaps, id, string(cm.GetUID()), metav1.DeletePropagationBackground); err != nil && !apierrors.IsNotFound(err) {
+		if err := t.c.self.remove(ctx, configMaps, id, string(cm.GetUID()), metav1.DeletePropagationBackground); err != nil && !apierrors.IsNotFound(err) {
 			return fault.New(fault.Transient, opInventory, "", "shrinking the inventory: %s", t.c.cfg.Masker.Scrub(err.Error()))
 		}
 	}

@@ -94,8 +94,13 @@ type ClusterConfig struct {
 // of who claims which object, and one watch per kind. It is safe for concurrent use.
 type Cluster struct {
 	cfg   ClusterConfig
+	conf  *rest.Config // of all connections
 	dyn   dynamic.Interface
 	disco discovery.DiscoveryInterface
+	self  *session // the daemon's own
+
+	sessionsMu sync.Mutex
+	sessions   map[string]*session // of those that are impersonated
 
 	lease   lease
 	process string // tells the processes of one identity apart
@@ -189,6 +194,7 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 		return nil, fmt.Errorf("kubernetes: connection: %w", err)
 	}
 	return &Cluster{
+		conf: conf, self: &session{dyn: dyn, manager: cfg.FieldManager}, sessions: map[string]*session{},
 		cfg: cfg, dyn: dyn, disco: disco, process: thisProcess, agent: conf.UserAgent,
 		resources:   map[schema.GroupVersionKind]resource{},
 		kinds:       kinds,
@@ -233,6 +239,9 @@ type Spec struct {
 	// Replace are the kinds, such as "Job.batch", whose objects are deleted and made
 	// again when a field changes that cannot be changed in place.
 	Replace []string
+	// ServiceAccount is who the stack is to the API server when it is planned and
+	// applied, "namespace/name"; empty: the daemon itself.
+	ServiceAccount string
 	// Conflicts says what becomes of declared fields that another manager owns;
 	// empty: Take.
 	Conflicts ConflictRule
@@ -250,6 +259,7 @@ type Target struct {
 	c     *Cluster
 	spec  Spec
 	owner string // "environment/stack": the owner mark
+	as    *session
 
 	healthRules map[string]*healthRule // by kind
 
@@ -309,7 +319,22 @@ func New(c *Cluster, s Spec) (*Target, error) {
 	if err != nil {
 		return nil, bad("%w", err)
 	}
-	return &Target{c: c, spec: s, healthRules: health, owner: s.Environment + "/" + s.Stack, obs: newObservation()}, nil
+	user := ""
+	if s.ServiceAccount != "" {
+		namespace, name, ok := strings.Cut(s.ServiceAccount, "/")
+		if !ok || namespace == "" || name == "" || strings.ContainsAny(name, "/:") || strings.Contains(namespace, ":") {
+			return nil, bad("%q is no service account, want namespace/name", s.ServiceAccount)
+		}
+		if namespace == c.cfg.Namespace {
+			return nil, bad("the service account %s is of Holdfast's own namespace", s.ServiceAccount)
+		}
+		user = "system:serviceaccount:" + namespace + ":" + name
+	}
+	as, err := c.as(user)
+	if err != nil {
+		return nil, bad("%w", err)
+	}
+	return &Target{c: c, as: as, spec: s, healthRules: health, owner: s.Environment + "/" + s.Stack, obs: newObservation()}, nil
 }
 
 // Close withdraws the stack's claims and forgets what it watches.

@@ -347,7 +347,7 @@ func removedIsForeign(ds []difference) {
 // writes in between would look like a change of ours.
 func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool) (live, after *unstructured.Unstructured, reason string, err error) {
 	for range maxConflicts {
-		if live, err = t.c.get(ctx, res, o.id); err != nil {
+		if live, err = t.as.get(ctx, res, o.id); err != nil {
 			return nil, nil, "", t.c.apiError(opPlan, o.id, err)
 		}
 		if live == nil {
@@ -361,7 +361,7 @@ func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned boo
 		if err != nil {
 			return nil, nil, "", err
 		}
-		after, err = t.c.apply(ctx, res, with(u, bound), true)
+		after, err = t.as.apply(ctx, res, with(u, bound), true)
 		if from := t.takes(live); err == nil && len(from) > 0 {
 			if reason == "" { // an adoption that was cut off
 				reason = adoptedFrom(live)
@@ -464,7 +464,7 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 			}
 			var live *unstructured.Unstructured
 			if err == nil {
-				live, err = t.c.get(ctx, res, id)
+				live, err = t.as.get(ctx, res, id)
 			}
 			if err != nil {
 				errs[i] = t.c.apiError(opPlan, id, err)

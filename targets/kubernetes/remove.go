@@ -103,14 +103,14 @@ var markPointers = []string{
 // everything else as it is.
 func (t *Target) release(ctx context.Context, c *change) error {
 	for range maxConflicts {
-		live, err := t.c.get(ctx, c.res, c.ID)
+		live, err := t.as.get(ctx, c.res, c.ID)
 		if err != nil {
 			return t.c.apiError(opApply, c.ID, err)
 		}
 		if err := t.asJudged(c, live); err != nil {
 			return err
 		}
-		_, err = t.c.patch(ctx, c.res, c.ID, c.UID, live.GetResourceVersion(), unmark(live), false)
+		_, err = t.as.patch(ctx, c.res, c.ID, c.UID, live.GetResourceVersion(), unmark(live), false)
 		switch {
 		case err == nil:
 			t.c.untrack(t, c.ID)
@@ -144,7 +144,7 @@ func (t *Target) removeInventory(ctx context.Context, inv *inventory) error {
 	}
 	cm := inv.live[0]
 	id := plan.ObjectID{Kind: "ConfigMap", Namespace: cm.GetNamespace(), Name: cm.GetName()}
-	if err := t.c.remove(ctx, configMaps, id, string(cm.GetUID()), metav1.DeletePropagationBackground); err != nil && !apierrors.IsNotFound(err) {
+	if err := t.c.self.remove(ctx, configMaps, id, string(cm.GetUID()), metav1.DeletePropagationBackground); err != nil && !apierrors.IsNotFound(err) {
 		return fault.New(fault.Transient, opInventory, "", "removing the inventory: %s", t.c.cfg.Masker.Scrub(err.Error()))
 	}
 	return nil

@@ -57,7 +57,7 @@ func (t *Target) replacement(c *change, o *desired, live *unstructured.Unstructu
 // replace deletes the object that was judged, waits until it is gone, and creates the
 // new one. After a crash in between the object is missing, and is created.
 func (t *Target) replace(ctx context.Context, c *change) error {
-	if err := t.c.remove(ctx, c.res, c.ID, c.UID, c.propagation); err != nil && !apierrors.IsNotFound(err) {
+	if err := t.as.remove(ctx, c.res, c.ID, c.UID, c.propagation); err != nil && !apierrors.IsNotFound(err) {
 		if apierrors.IsConflict(err) {
 			return stale(c.ID, "it was replaced by another object of the same name")
 		}
@@ -80,10 +80,10 @@ func (t *Target) replace(ctx context.Context, c *change) error {
 func (t *Target) gone(ctx context.Context, c *change) error {
 	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
 	defer cancel()
-	client := t.c.client(c.res, c.ID.Namespace)
+	client := t.as.client(c.res, c.ID.Namespace)
 	var last *unstructured.Unstructured
 	for {
-		live, err := t.c.get(ctx, c.res, c.ID)
+		live, err := t.as.get(ctx, c.res, c.ID)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			return t.c.apiError(opApply, c.ID, err)
@@ -149,7 +149,7 @@ func (t *Target) left(ctx context.Context) error {
 		res, err := t.c.anyVersion(ctx, going[id].gvk())
 		var live *unstructured.Unstructured
 		if err == nil {
-			live, err = t.c.get(ctx, res, id)
+			live, err = t.c.self.get(ctx, res, id)
 		}
 		switch {
 		case err != nil && !errors.Is(err, errNoKind):
