@@ -307,16 +307,27 @@ func (b *bench) start(ctx context.Context, bin string, log io.Writer) (float64, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	_, err = b.world.Wait(ctx, b.daemon, "every stack to be ready", func(o reconciler.Overview) bool {
-		for _, s := range o.Stacks {
-			if s.Phase != reconciler.Ready {
-				return false
-			}
+	// The status of so many stacks is large: to ask for it all the time would be
+	// measured too.
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	for {
+		if o, err := b.world.Status(ctx); err == nil && len(o.Stacks) == b.n &&
+			!slices.ContainsFunc(o.Stacks, func(s reconciler.Status) bool { return s.Phase != reconciler.Ready }) {
+			return time.Since(start).Seconds(), nil
 		}
-		return len(o.Stacks) == b.n
-	})
-	return time.Since(start).Seconds(), err
+		if gone, err := b.daemon.Exited(); gone {
+			return 0, fmt.Errorf("the daemon ended: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("not every stack is ready: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
+
+const statusEvery = 200 * time.Millisecond
 
 // again restarts the daemon with another poll interval, and returns the seconds
 // until every stack is ready.

@@ -153,6 +153,12 @@ func (t *Target) health(live *unstructured.Unstructured) (*status.Result, error)
 	return status.Compute(live)
 }
 
+// current reports whether live is healthy. It asks nobody.
+func (t *Target) current(live *unstructured.Unstructured) bool {
+	s, err := t.health(live)
+	return err == nil && s.Status == status.CurrentStatus
+}
+
 // builtinHealthRules compiles what is built in, once.
 var builtinHealthRules = sync.OnceValues(func() (map[string]*healthRule, error) {
 	var rules []HealthRule

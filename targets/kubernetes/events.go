@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,11 @@ const (
 	maxNote = 1024 - 40
 	// eventTime bounds one request about an Event, which nobody waits for.
 	eventTime = 5 * time.Second
+	// Of Events that are no warning so many are written in a second, and at once: each
+	// costs the API server as much as an object that is deployed. What they say is in the
+	// ledger.
+	quietEvents = 5
+	quietBurst  = 50
 )
 
 // Event is something that happened to a stack, for whoever looks at its
@@ -45,12 +51,19 @@ type Event struct {
 // gets at most 25 at once and one in five minutes afterwards.
 type recorder struct {
 	once       sync.Once
+	quiet      *rate.Limiter // of what is no warning
 	correlator *record.EventCorrelator
 	refused    sync.Map // verbs that were logged as forbidden
 }
 
 func (r *recorder) correlate(e *corev1.Event) (*record.EventCorrelateResult, error) {
-	r.once.Do(func() { r.correlator = record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{}) })
+	r.once.Do(func() {
+		r.correlator = record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{})
+		r.quiet = rate.NewLimiter(quietEvents, quietBurst)
+	})
+	if e.Type != corev1.EventTypeWarning && !r.quiet.Allow() {
+		return &record.EventCorrelateResult{Skip: true}, nil
+	}
 	return r.correlator.EventCorrelate(e)
 }
 

@@ -37,7 +37,7 @@ func (t *Target) healthy(ctx context.Context, ren *rendering, in func(*desired) 
 	g := new(errgroup.Group)
 	g.SetLimit(t.c.cfg.Workers)
 	for i, o := range objs {
-		if !in(o) {
+		if !in(o) || t.c.healthy(t, o.id) {
 			continue
 		}
 		g.Go(func() error {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -85,11 +87,78 @@ func (c *Cluster) sign(purpose, content string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// preloadFor is how long inventories that were read together are good for.
+const preloadFor = time.Minute
+
+// preloaded are the inventories of all stacks as they were when the first one was read:
+// a daemon that starts needs all of them, and to search for each would cost the API
+// server the square of their number. Each is given out once.
+type preloaded struct {
+	mu   sync.Mutex
+	at   time.Time // zero: nothing was read yet
+	maps map[string][]*unstructured.Unstructured
+	used map[string]bool
+}
+
+// inventoryOf returns the ConfigMaps of one inventory.
+func (c *Cluster) inventoryOf(ctx context.Context, name string) ([]*unstructured.Unstructured, error) {
+	if items, ok := c.preloaded.take(ctx, c, name); ok {
+		return items, nil
+	}
+	return c.listInventories(ctx, inventoryLabel+"="+name)
+}
+
+// take returns an inventory that was read together with all others. ok is false when
+// it has to be read by itself.
+func (p *preloaded) take(ctx context.Context, c *Cluster, name string) (items []*unstructured.Unstructured, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at.IsZero() {
+		all, err := c.listInventories(ctx, inventoryLabel)
+		if err != nil {
+			return nil, false // whoever reads one by itself says why
+		}
+		p.at, p.maps, p.used = time.Now(), map[string][]*unstructured.Unstructured{}, map[string]bool{}
+		for _, cm := range all {
+			of := cm.GetLabels()[inventoryLabel]
+			p.maps[of] = append(p.maps[of], cm)
+		}
+	}
+	if time.Since(p.at) > preloadFor {
+		p.maps, p.used = nil, nil
+		return nil, false
+	}
+	if p.used[name] {
+		return nil, false
+	}
+	p.used[name] = true
+	items = p.maps[name]
+	delete(p.maps, name)
+	return items, true
+}
+
+func (c *Cluster) listInventories(ctx context.Context, selector string) ([]*unstructured.Unstructured, error) {
+	var out []*unstructured.Unstructured
+	o := metav1.ListOptions{LabelSelector: selector, Limit: listPage}
+	for {
+		page, err := c.client(configMaps, c.cfg.Namespace).List(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Items {
+			out = append(out, &page.Items[i])
+		}
+		if o.Continue = page.GetContinue(); o.Continue == "" {
+			return out, nil
+		}
+	}
+}
+
 // readInventory returns what the stack owns. An inventory that somebody changed
 // or took a part of is an error: nothing may be pruned by it.
 func (t *Target) readInventory(ctx context.Context) (*inventory, error) {
 	name := t.inventoryName()
-	list, err := t.c.client(configMaps, t.c.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: inventoryLabel + "=" + name})
+	items, err := t.c.inventoryOf(ctx, name)
 	if err != nil {
 		hint := "check that the API server can be reached"
 		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
@@ -105,8 +174,7 @@ func (t *Target) readInventory(ctx context.Context) (*inventory, error) {
 	}
 	found := map[int]*unstructured.Unstructured{}
 	count := 0
-	for i := range list.Items {
-		cm := &list.Items[i]
+	for _, cm := range items {
 		content, _, _ := unstructured.NestedString(cm.Object, "data", "inventory")
 		mac, _, _ := unstructured.NestedString(cm.Object, "data", "mac")
 		if !hmac.Equal([]byte(mac), []byte(t.sign(content))) {

@@ -114,6 +114,8 @@ type Cluster struct {
 	claims      *Claims
 	events      recorder
 
+	preloaded preloaded
+
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked
 	watches map[watchKey]*watch

@@ -92,8 +92,7 @@ func spec(namespace string, change func(*Spec)) Spec {
 	return s
 }
 
-// cluster returns a Cluster whose watches run until t ends.
-func cluster(t testing.TB, conf *rest.Config, log *syncBuffer) *Cluster {
+func clusterConfig(t testing.TB, conf *rest.Config, log *syncBuffer) ClusterConfig {
 	t.Helper()
 	m, err := mask.New([]byte("0123456789abcdef"))
 	if err != nil {
@@ -103,7 +102,13 @@ func cluster(t testing.TB, conf *rest.Config, log *syncBuffer) *Cluster {
 	if log != nil {
 		cfg.Log = slog.New(slog.NewJSONHandler(log, nil))
 	}
-	c, err := NewCluster(cfg)
+	return cfg
+}
+
+// cluster returns a Cluster whose watches run until t ends.
+func cluster(t testing.TB, conf *rest.Config, log *syncBuffer) *Cluster {
+	t.Helper()
+	c, err := NewCluster(clusterConfig(t, conf, log))
 	if err != nil {
 		t.Fatal(err)
 	}

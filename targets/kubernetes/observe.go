@@ -31,6 +31,9 @@ type tracked struct {
 	foreign [32]byte
 	// cutOff says that it is a Job that was deleted before it had finished.
 	cutOff bool
+	// current says that it was healthy at version healthAt.
+	current  bool
+	healthAt uint64
 }
 
 // observation is what a target remembers for [Target.Observe]. Guarded by Cluster.mu.
@@ -77,6 +80,7 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 	if tr.state, ok = c.ownState(live); !ok || !complete {
 		tr.state, tr.full = c.fullState(live), true
 	}
+	tr.current, tr.healthAt = t.current(live), tr.rv
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tracked[id] = tr
@@ -106,6 +110,28 @@ func (w *watch) covers(id plan.ObjectID) bool {
 	return id.Kind == w.key.kind.String() && (w.key.namespace == "" || w.key.namespace == id.Namespace)
 }
 
+// healthy reports whether an object is known to be healthy now: it was when it was
+// written or seen last, and the watch that covers it has told of nothing newer. It asks
+// nobody.
+func (c *Cluster) healthy(t *Target, id plan.ObjectID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tr := c.tracked[id]
+	if tr == nil || tr.t != t || !tr.current {
+		return false
+	}
+	watched := false
+	for _, w := range c.watches {
+		if w.covers(id) {
+			if w.seen[id] > tr.healthAt {
+				return false
+			}
+			watched = true
+		}
+	}
+	return watched
+}
+
 // reached notes that a watch has told of everything up to a version, or with 0
 // that it begins anew.
 func (c *Cluster) reached(w *watch, at uint64) {
@@ -121,6 +147,7 @@ func (c *Cluster) drifted(t *Target, ch change) {
 	tr := &tracked{t: t, uid: ch.UID, rv: ch.rv, state: ch.full, full: true, foreign: ch.foreign}
 	if old := c.tracked[ch.ID]; old != nil && old.t == t {
 		tr.rv, tr.cutOff = max(tr.rv, old.rv), old.cutOff
+		tr.current, tr.healthAt = old.current, old.healthAt
 	}
 	c.tracked[ch.ID] = tr
 }
@@ -191,6 +218,9 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 		w.at = max(w.at, at)
 	}
 	tr := c.tracked[id]
+	if tr != nil && at > tr.healthAt {
+		tr.current, tr.healthAt = !deleted && tr.uid == string(u.GetUID()) && tr.t.current(u), at
+	}
 	if tr == nil || at <= tr.rv {
 		return
 	}

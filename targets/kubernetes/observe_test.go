@@ -5,6 +5,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 
 	"github.com/holdfast-dev/holdfast/targets/plan"
 )
@@ -41,7 +42,14 @@ func TestEventsBeforeTheJudgementEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tt := offline(t, nil)
+			c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil)) // whose watches do not run
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt, err := New(c, spec("shop", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
 			w := &watch{c: tt.c, key: watchKey{kind: kind}, seen: map[plan.ObjectID]uint64{}}
 			tt.c.mu.Lock()
 			tt.c.watches[w.key] = w
