@@ -142,7 +142,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 denied, 4 drift or changes found.`,
 	root.AddCommand(
 		newRun(), newCheck(), newRender(), newVerify(), newPolicy(),
 		newPlan(), newApply(), newDrift(), newStatus(), newLogs(),
-		newReconcile(), newApprove(), newSuspend(), newResume(), newRollback(), newRecover(), newRevoke(),
+		newAdmission(), newReconcile(), newApprove(), newSuspend(), newResume(), newRollback(), newRecover(), newRevoke(),
 		newLedger(), newDemo(), newVersion(),
 	)
 	for _, c := range allCommands(root) {

@@ -163,6 +163,9 @@ func (a Allow) accounts(namespace string) []string {
 	return out
 }
 
+// Covers reports whether the entry is about an environment.
+func (a Allow) Covers(environment string) bool { return slices.Contains(a.Environments, environment) }
+
 // replaces reports whether a stack may have objects of a kind replaced.
 func (a Allow) replaces(kind string) bool {
 	return slices.Contains(a.Replace, kind) || !slices.Contains(holdsData, kind) && matchName(a.Replace, kind)

@@ -330,7 +330,7 @@ func New(c *Cluster, s Spec) (*Target, error) {
 		if namespace == c.cfg.Namespace {
 			return nil, bad("the service account %s is of Holdfast's own namespace", s.ServiceAccount)
 		}
-		user = "system:serviceaccount:" + namespace + ":" + name
+		user = AccountUser(s.ServiceAccount)
 	}
 	as, err := c.as(user)
 	if err != nil {

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,11 @@ type session struct {
 	dyn  dynamic.Interface
 	// manager owns what is applied.
 	manager string
+}
+
+// AccountUser returns who a service account, "namespace/name", is to the API server.
+func AccountUser(account string) string {
+	return "system:serviceaccount:" + strings.Replace(account, "/", ":", 1)
 }
 
 // as returns the session of a user. Its requests go over the connection of all others.
