@@ -198,7 +198,8 @@ func (c *Cluster) fullState(u *unstructured.Unstructured) [32]byte {
 // ownValues writes the values of v at the leaves of set, which is in the format
 // of FieldsV1: "f:" a field, "k:" a list element by keys, "v:" a set element by
 // value, "i:" by index, "." the element itself. A leaf is written whole, since
-// an empty object and a leaf look the same there.
+// an empty object and a leaf look the same there. The order of our elements in a list
+// is written too.
 func ownValues(b *bytes.Buffer, set map[string]any, v any, depth int) {
 	if depth > 10*maxDepth {
 		return
@@ -207,12 +208,17 @@ func ownValues(b *bytes.Buffer, set map[string]any, v any, depth int) {
 		b.Write(mustJSON(v))
 		return
 	}
+	list, _ := v.([]any)
+	order := make([]string, len(list)) // of what is ours: an apply brings it back
 	for _, k := range slices.Sorted(maps.Keys(set)) {
 		if k == "." {
 			continue
 		}
 		sub, _ := set[k].(map[string]any)
-		next, _, ok := step(v, k)
+		next, token, ok := step(v, k)
+		if i, err := strconv.Atoi(token); ok && err == nil && i < len(order) {
+			order[i] = k
+		}
 		b.WriteString(k)
 		if !ok {
 			b.WriteString("\x00absent\n")
@@ -220,6 +226,11 @@ func ownValues(b *bytes.Buffer, set map[string]any, v any, depth int) {
 		}
 		ownValues(b, sub, next, depth+1)
 		b.WriteByte('\n')
+	}
+	for _, k := range order {
+		if k != "" {
+			b.WriteString(k + "\x00")
+		}
 	}
 }
 

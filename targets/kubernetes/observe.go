@@ -227,18 +227,26 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	if deleted && w.key.kind == jobKind {
 		tr.cutOff = !finished(u)
 	}
-	if !deleted && tr.uid == string(u.GetUID()) {
-		now, ok := c.ownState(u)
-		if tr.full {
-			now, ok = c.fullState(u), true
-		}
-		if ok && now == tr.state && c.foreignState(id, u) == tr.foreign {
-			tr.rv = at
-			return
-		}
+	if !deleted && c.same(tr, id, u) {
+		tr.rv = at
+		return
 	}
 	tr.t.obs.mark(id, at)
 	tr.t.obs.notify()
+}
+
+// same reports whether u is, in all that matters, what is remembered: the same object,
+// our field set and the values under it, and what stands in closed places and is not
+// ours. Everything else is looked at: it is a question to the server whether it matters.
+func (c *Cluster) same(tr *tracked, id plan.ObjectID, u *unstructured.Unstructured) bool {
+	if tr.uid != string(u.GetUID()) {
+		return false
+	}
+	now, ok := c.ownState(u)
+	if tr.full {
+		now, ok = c.fullState(u), true
+	}
+	return ok && now == tr.state && c.foreignState(id, u) == tr.foreign
 }
 
 // absent judges what a complete list at version at did not have.

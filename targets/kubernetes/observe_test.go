@@ -65,3 +65,26 @@ func TestEventsBeforeTheJudgementEnds(t *testing.T) {
 		})
 	}
 }
+
+// The order of our elements in a list is ours: an apply brings it back.
+func TestOwnOrder(t *testing.T) {
+	t.Parallel()
+	tt := offline(t, nil)
+	object := func(list ...any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"metadata": map[string]any{"managedFields": []any{map[string]any{"manager": "holdfast", "operation": "Apply", "fieldsV1": map[string]any{
+				"f:spec": map[string]any{"f:tags": map[string]any{`v:"a"`: map[string]any{}, `v:"b"`: map[string]any{}}},
+			}}}},
+			"spec": map[string]any{"tags": list},
+		}}
+	}
+	was, _ := tt.c.ownState(object("a", "b"))
+	for _, same := range [][]any{{"a", "b"}, {"a", "x", "b"}, {"x", "a", "b", "y"}} {
+		if is, _ := tt.c.ownState(object(same...)); is != was {
+			t.Errorf("%v is another order", same)
+		}
+	}
+	if is, _ := tt.c.ownState(object("b", "a")); is == was {
+		t.Error("another order is the same")
+	}
+}
