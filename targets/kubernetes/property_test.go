@@ -313,7 +313,7 @@ func mutateList(r *rand.Rand, m map[string]any, k string, e any, at string) stri
 	}
 	switch n := len(list); {
 	case n == 0 || r.IntN(4) == 0:
-		var fresh any = pick[any](r, "x", "y")
+		fresh := pick[any](r, "x", "y")
 		if n > 0 {
 			if o, isMap := list[0].(map[string]any); isMap {
 				c := maps.Clone(o)
@@ -362,7 +362,7 @@ func TestComparisonAgainstTheServer(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test
+	r := rand.New(rand.NewPCG(seed, 1))
 	tt, objects := propertyWorld(t, r)
 	c, edits, drifted, spare := tt.c, 0, 0, 0
 	want := cases(t, 250)
@@ -483,7 +483,7 @@ func TestForeignFieldsAgainstTheLibrary(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // a test
+	r := rand.New(rand.NewPCG(seed, 2))
 	tt, objects := propertyWorld(t, r)
 	objects = slices.DeleteFunc(objects, func(p *property) bool {
 		return !slices.Contains([]string{"ConfigMap", "Secret", "Deployment.apps", "CronJob.batch", "Role.rbac.authorization.k8s.io", "NetworkPolicy.networking.k8s.io"}, p.o.id.Kind)
