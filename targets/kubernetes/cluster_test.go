@@ -731,19 +731,27 @@ func TestWatchWithoutClusterWideRights(t *testing.T) {
 // TestNarrow: the watches of each namespace do not depend on what was looked at before.
 func TestNarrow(t *testing.T) {
 	t.Parallel()
-	c := offline(t, nil).c
-	kind := schema.GroupKind{Kind: "ConfigMap"}
+	tt := offline(t, nil)
+	c, kind := tt.c, schema.GroupKind{Kind: "ConfigMap"}
 	before, after := watchKey{kind, "before"}, watchKey{kind, "after"}
-	c.ensureWatch(plan.ObjectID{Kind: "ConfigMap", Namespace: before.namespace, Name: "a"}, kind, configMaps)
+	c.ensureWatch(tt, plan.ObjectID{Kind: "ConfigMap", Namespace: before.namespace, Name: "a"}, kind, configMaps)
 	c.mu.Lock()
 	all := c.watches[watchKey{kind: kind}]
 	c.mu.Unlock()
 	c.narrow(all)
-	c.ensureWatch(plan.ObjectID{Kind: "ConfigMap", Namespace: after.namespace, Name: "a"}, kind, configMaps)
+	c.ensureWatch(tt, plan.ObjectID{Kind: "ConfigMap", Namespace: after.namespace, Name: "a"}, kind, configMaps)
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.watches[before] == nil || c.watches[after] == nil || len(c.watches) != 3 {
 		t.Errorf("watches: %v", c.watches)
+	}
+	c.mu.Unlock()
+	if err := tt.Close(); err != nil {
+		t.Error(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.watches) != 0 {
+		t.Errorf("nobody needs %v", c.watches)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/targets"
@@ -43,6 +44,7 @@ type observation struct {
 	busy    int           // applies under way
 	epoch   int           // grows when an apply starts or ends
 	current digest.Digest // the rendering that was applied last
+	closed  bool          // nothing is remembered for it any more: an observer may end late
 }
 
 // sign is why an object is to be looked at.
@@ -83,6 +85,9 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 	tr.current, tr.healthAt = t.current(live), tr.rv
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if t.obs.closed {
+		return
+	}
 	c.tracked[id] = tr
 	if was, dirty := t.obs.dirty[id]; dirty && was.version <= tr.rv {
 		delete(t.obs.dirty, id)
@@ -144,6 +149,9 @@ func (c *Cluster) reached(w *watch, at uint64) {
 func (c *Cluster) drifted(t *Target, ch change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if t.obs.closed {
+		return
+	}
 	tr := &tracked{t: t, uid: ch.UID, rv: ch.rv, state: ch.full, full: true, foreign: ch.foreign}
 	if old := c.tracked[ch.ID]; old != nil && old.t == t {
 		tr.rv, tr.cutOff = max(tr.rv, old.rv), old.cutOff
@@ -177,7 +185,9 @@ func (c *Cluster) forget(t *Target) {
 			delete(c.tracked, id)
 		}
 	}
+	t.obs.closed = true
 	clear(t.obs.dirty)
+	c.release(t, func(watchKey) bool { return false })
 }
 
 // applying holds back findings until the returned function is called: what
@@ -339,16 +349,22 @@ func (c *Cluster) requeue(t *Target, ids map[plan.ObjectID]bool) {
 // the cluster cannot place yet is tried again like all that cannot be judged.
 func (t *Target) begin(ctx context.Context, ren *rendering) {
 	ids := make([]plan.ObjectID, 0, len(ren.objects))
+	needed, unplaced := map[watchKey]bool{}, map[schema.GroupKind]bool{}
 	for _, o := range ren.objects {
+		kind := o.u.GroupVersionKind().GroupKind()
 		if placed, res, err := t.place(ctx, ren, o); err == nil {
-			t.c.ensureWatch(placed.id, placed.u.GroupVersionKind().GroupKind(), res)
+			t.c.ensureWatch(t, placed.id, kind, res)
+			needed[watchKey{kind, placed.id.Namespace}] = true
 			o = placed
+		} else {
+			unplaced[kind] = true
 		}
 		ids = append(ids, o.id)
 	}
 	t.c.mu.Lock()
 	defer t.c.mu.Unlock()
 	t.obs.current = ren.sum
+	t.c.release(t, func(k watchKey) bool { return needed[k] || unplaced[k.kind] })
 	for _, id := range ids {
 		if tr := t.c.tracked[id]; tr == nil || tr.t != t {
 			t.obs.mark(id, 0)
@@ -430,7 +446,7 @@ func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectI
 		case err != nil && wanted[o.id]:
 			failed[o.id] = err
 		case err == nil && (wanted[placed.id] || wanted[o.id]): // o.id: it could not be placed before
-			t.c.ensureWatch(placed.id, placed.u.GroupVersionKind().GroupKind(), res)
+			t.c.ensureWatch(t, placed.id, placed.u.GroupVersionKind().GroupKind(), res)
 			objs, all = append(objs, placed), append(all, res)
 		}
 	}

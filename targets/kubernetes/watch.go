@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -40,39 +41,92 @@ type watch struct {
 	seen      map[plan.ObjectID]uint64 // newest version, by object
 	at        uint64                   // up to which all that happened was seen; 0: nothing yet
 	forbidden bool                     // cluster-wide is not allowed: one watch per namespace
-	asked     map[string]bool          // namespaces that the watch is to cover
+	asked     map[string]users         // namespaces that the watch is to cover, and for whom
+	stop      context.CancelFunc       // nil: it does not run yet
+	stopped   bool                     // nobody needs it any more
 }
 
-// ensureWatch starts the watch that covers id, unless there is one.
-func (c *Cluster) ensureWatch(id plan.ObjectID, kind schema.GroupKind, res resource) {
+// users are the targets that something is needed for.
+type users map[*Target]bool
+
+// ensureWatch starts the watch that covers id, unless there is one. It goes on for as
+// long as t, or another target, needs it.
+func (c *Cluster) ensureWatch(t *Target, id plan.ObjectID, kind schema.GroupKind, res resource) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if t.obs.closed {
+		return
+	}
 	all := watchKey{kind: kind}
-	c.startWatch(all, res)
-	w := c.watches[all]
-	w.asked[id.Namespace] = true
+	w := c.startWatch(all, res)
+	w.use(id.Namespace, users{t: true})
 	if w.forbidden {
-		c.startWatch(watchKey{kind, id.Namespace}, res)
+		c.startWatch(watchKey{kind, id.Namespace}, res).use(id.Namespace, users{t: true})
 	}
 }
 
-// startWatch is called with mu held.
-func (c *Cluster) startWatch(key watchKey, res resource) {
-	if c.watches[key] != nil {
-		return
+func (w *watch) use(namespace string, by users) {
+	if w.asked[namespace] == nil {
+		w.asked[namespace] = users{}
 	}
-	w := &watch{c: c, key: key, res: res, seen: map[plan.ObjectID]uint64{}, asked: map[string]bool{}}
+	maps.Copy(w.asked[namespace], by)
+}
+
+// release ends what t needs of the watches, but for what keep says, and stops those that
+// nobody needs any more. The caller holds mu.
+func (c *Cluster) release(t *Target, keep func(watchKey) bool) {
+	for key, w := range c.watches {
+		for namespace, by := range w.asked {
+			if by[t] && !keep(watchKey{key.kind, namespace}) {
+				if delete(by, t); len(by) == 0 {
+					delete(w.asked, namespace)
+				}
+			}
+		}
+		if len(w.asked) > 0 {
+			continue
+		}
+		delete(c.watches, key)
+		if w.stopped = true; w.stop != nil {
+			w.stop()
+		}
+	}
+}
+
+// begun returns the context that a watch runs in; nil if it was stopped already.
+func (w *watch) begun(ctx context.Context) context.Context {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	if w.stopped {
+		return nil
+	}
+	ctx, w.stop = context.WithCancel(ctx)
+	return ctx
+}
+
+// startWatch returns the watch of a key, which it starts if there is none. The caller
+// holds mu.
+func (c *Cluster) startWatch(key watchKey, res resource) *watch {
+	if w := c.watches[key]; w != nil {
+		return w
+	}
+	w := &watch{c: c, key: key, res: res, seen: map[plan.ObjectID]uint64{}, asked: map[string]users{}}
 	c.watches[key] = w
 	c.pending = append(c.pending, w)
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
+	return w
 }
 
 // run lists and watches until ctx ends, or until the watch is replaced by one
 // per namespace.
 func (w *watch) run(ctx context.Context) {
+	if ctx = w.begun(ctx); ctx == nil {
+		return
+	}
+	defer w.stop()
 	at, wait := "", time.Duration(0)
 	for ctx.Err() == nil {
 		var err error
@@ -109,8 +163,8 @@ func (c *Cluster) narrow(w *watch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w.forbidden = true
-	for namespace := range w.asked {
-		c.startWatch(watchKey{w.key.kind, namespace}, w.res)
+	for namespace, by := range w.asked {
+		c.startWatch(watchKey{w.key.kind, namespace}, w.res).use(namespace, by)
 	}
 }
 
