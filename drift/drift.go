@@ -231,6 +231,9 @@ func (o *Open) Known(f targets.Finding) targets.Finding {
 	defer o.mu.Unlock()
 	if old, ok := o.m[f.ID]; ok {
 		f.Ref, f.Detected = old.finding.Ref, old.finding.Detected
+		if f.User == "" && f.Actor == old.finding.Actor && f.Since.Equal(old.finding.Since) {
+			f.User, f.Origin = old.finding.User, old.finding.Origin
+		}
 	}
 	return f
 }
@@ -267,14 +270,16 @@ func (o *Open) Add(f targets.Finding) (targets.Finding, bool) {
 	return f, true
 }
 
-// Name notes who made a finding, if it is still open.
-func (o *Open) Name(f targets.Finding) {
+// Name notes who made a finding, and reports whether it is still open.
+func (o *Open) Name(f targets.Finding) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if old, ok := o.m[f.ID]; ok && old.finding.Ref == f.Ref {
 		old.finding.User, old.finding.Origin = f.User, f.Origin
 		o.m[f.ID] = old
+		return true
 	}
+	return false
 }
 
 // newRef makes the name of a finding. It is no secret and need not be hard to guess;

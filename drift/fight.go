@@ -20,8 +20,8 @@ const (
 	fightQuiet  = 15 * time.Minute // without a flip it is over
 	fightFirst  = 2 * time.Second  // distance of two reverts, doubled with each
 	fightMost   = 5 * time.Minute
-	// fightClosed is the greatest distance for what somebody added and for new images:
-	// to start a fight is no way to have them stay.
+	// fightClosed is the greatest distance for what somebody added, for new images and for
+	// what else makes a pod: to start a fight is no way to have them stay.
 	fightClosed = 10 * time.Second
 	maxFights   = 4096
 )
@@ -62,7 +62,7 @@ func (fs *Fights) Revert(f targets.Finding, now time.Time) (wait time.Duration, 
 	}
 	x.rounds++
 	most := fightMost
-	if f.Class == targets.Foreign || slices.ContainsFunc(f.Fields, func(field plan.Field) bool { return field.Foreign || bringsImage(field) }) {
+	if closed(f) || slices.ContainsFunc(f.Fields, func(field plan.Field) bool { return strings.Contains(field.Path, "/spec/template/") }) {
 		most = fightClosed
 	}
 	x.next = now.Add(min(fightFirst<<min(x.rounds-1, 16), most))

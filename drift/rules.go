@@ -38,20 +38,32 @@ func (c Case) covers(f targets.Finding) bool {
 	case len(c.Paths) > 0 && (len(f.Fields) == 0 || slices.ContainsFunc(f.Fields, func(field plan.Field) bool { return !within(field) })):
 		return false
 	}
-	return len(c.Actors) == 0 || c.by(f)
+	if len(c.Actors) == 0 {
+		return true
+	}
+	// A client calls itself what it likes: what a name cannot open is what nobody may add.
+	return (c.Mode == Revert || !closed(f)) && c.by(f)
+}
+
+// closed reports whether somebody's addition, or a new image, is part of f.
+func closed(f targets.Finding) bool {
+	return f.Class == targets.Foreign || slices.ContainsFunc(f.Fields, func(field plan.Field) bool { return field.Foreign || bringsImage(field) })
 }
 
 // by reports whether everybody who is known to have had a part in f is meant.
 func (c Case) by(f targets.Finding) bool {
-	who := []string{f.Actor}
-	for _, field := range f.Fields {
-		who = append(who, field.Manager)
+	if f.Actor == "" && f.User == "" {
+		return false
 	}
-	who = slices.DeleteFunc(who, func(name string) bool { return name == "" })
-	if f.User != "" { // who signed in says more than what a client calls itself
-		who = []string{f.User}
+	who := func(manager string) string {
+		if manager == f.Actor && f.User != "" { // who signed in says more than what a client calls itself
+			return f.User
+		}
+		return manager
 	}
-	return len(who) > 0 && !slices.ContainsFunc(who, func(name string) bool { return !matches(c.Actors, name) })
+	return matches(c.Actors, who(f.Actor)) && !slices.ContainsFunc(f.Fields, func(field plan.Field) bool {
+		return !matches(c.Actors, who(field.Manager)) // a field that nobody is known for does not match
+	})
 }
 
 func matches(globs []string, s string) bool {
@@ -92,8 +104,7 @@ func (r Rules) quiet(now time.Time) (name string, until time.Time) {
 // runs, in an emergency either.
 func (r Rules) excused(f targets.Finding, now time.Time) time.Time {
 	x := f.Excuse
-	if x == nil || r.BreakGlass <= 0 || f.Class != targets.Modified ||
-		slices.ContainsFunc(f.Fields, func(field plan.Field) bool { return field.Foreign || bringsImage(field) }) {
+	if x == nil || r.BreakGlass <= 0 || f.Class != targets.Modified || closed(f) {
 		return time.Time{}
 	}
 	first := f.Detected
@@ -137,7 +148,7 @@ func (r Rules) decide(v Verdict, now time.Time) Verdict {
 		v.Action, v.Until, v.Rule = Excused, until, f.Excuse.Reason
 		return v
 	}
-	if name, until := r.quiet(now); !until.IsZero() {
+	if name, until := r.quiet(now); !until.IsZero() && !closed(f) {
 		v.Action, v.Until, v.Rule = Postponed, until, name
 	}
 	return v

@@ -27,21 +27,24 @@ func TestCases(t *testing.T) {
 		f      targets.Finding
 		covers bool
 	}{
-		"everything":                      {Case{}, finding(targets.Modified, replicas), true},
-		"kind":                            {Case{Kinds: []string{"Deployment"}}, finding(targets.Modified, replicas), true},
-		"kind with group":                 {Case{Kinds: []string{"*.apps"}}, finding(targets.Modified, replicas), true},
-		"another kind":                    {Case{Kinds: []string{"Stateful*"}}, finding(targets.Modified, replicas), false},
-		"class":                           {Case{Classes: []targets.FindingClass{targets.Modified}}, finding(targets.Modified, replicas), true},
-		"another class":                   {Case{Classes: []targets.FindingClass{targets.Missing}}, finding(targets.Modified, replicas), false},
-		"path":                            {Case{Paths: []string{"/spec/replicas"}}, finding(targets.Modified, replicas), true},
-		"one path of two":                 {Case{Paths: []string{"/spec/replicas"}}, finding(targets.Modified, replicas, labels), false},
-		"both paths":                      {Case{Paths: []string{"/spec/replicas", "/metadata/*"}}, finding(targets.Modified, replicas, labels), true},
-		"a path of what has no fields":    {Case{Paths: []string{"/spec"}}, finding(targets.Missing), false},
-		"actor":                           {Case{Actors: []string{"ke*", "kubectl-*"}}, finding(targets.Modified, replicas, labels), true},
-		"one actor of two":                {Case{Actors: []string{"keda"}}, finding(targets.Modified, replicas, labels), false},
-		"an actor that nobody knows":      {Case{Actors: []string{"*"}}, with(finding(targets.Missing), func(f *targets.Finding) { f.Actor = "" }), false},
-		"a user":                          {Case{Actors: []string{"carol@*"}}, with(finding(targets.Modified, replicas), func(f *targets.Finding) { f.User = "carol@acme.example" }), true},
-		"the name of a client is no user": {Case{Actors: []string{"keda", "kubectl-edit"}}, with(finding(targets.Modified, replicas), func(f *targets.Finding) { f.User = "mallory" }), false},
+		"everything":                       {Case{}, finding(targets.Modified, replicas), true},
+		"kind":                             {Case{Kinds: []string{"Deployment"}}, finding(targets.Modified, replicas), true},
+		"kind with group":                  {Case{Kinds: []string{"*.apps"}}, finding(targets.Modified, replicas), true},
+		"another kind":                     {Case{Kinds: []string{"Stateful*"}}, finding(targets.Modified, replicas), false},
+		"class":                            {Case{Classes: []targets.FindingClass{targets.Modified}}, finding(targets.Modified, replicas), true},
+		"another class":                    {Case{Classes: []targets.FindingClass{targets.Missing}}, finding(targets.Modified, replicas), false},
+		"path":                             {Case{Paths: []string{"/spec/replicas"}}, finding(targets.Modified, replicas), true},
+		"one path of two":                  {Case{Paths: []string{"/spec/replicas"}}, finding(targets.Modified, replicas, labels), false},
+		"both paths":                       {Case{Paths: []string{"/spec/replicas", "/metadata/*"}}, finding(targets.Modified, replicas, labels), true},
+		"a path of what has no fields":     {Case{Paths: []string{"/spec"}}, finding(targets.Missing), false},
+		"actor":                            {Case{Actors: []string{"ke*", "kubectl-*"}}, finding(targets.Modified, replicas, labels), true},
+		"one actor of two":                 {Case{Actors: []string{"keda"}}, finding(targets.Modified, replicas, labels), false},
+		"an actor that nobody knows":       {Case{Actors: []string{"*"}}, with(finding(targets.Missing), func(f *targets.Finding) { f.Actor = "" }), false},
+		"a user":                           {Case{Actors: []string{"carol@*"}}, with(finding(targets.Modified, labels), func(f *targets.Finding) { f.User = "carol@acme.example" }), true},
+		"a field that nobody is known for": {Case{Actors: []string{"ke*", "kubectl-*"}}, finding(targets.Modified, replicas, plan.Field{Path: "/spec/x", To: "1"}), false},
+		"an addition by a name":            {Case{Actors: []string{"*"}, Mode: Ask}, finding(targets.Foreign, plan.Field{Path: "/x", From: "1", Foreign: true, Manager: "a"}), false},
+		"an addition, to be reverted":      {Case{Actors: []string{"*"}, Mode: Revert}, finding(targets.Foreign, plan.Field{Path: "/x", From: "1", Foreign: true, Manager: "a"}), true},
+		"the name of a client is no user":  {Case{Actors: []string{"keda", "kubectl-edit"}}, with(finding(targets.Modified, replicas), func(f *targets.Finding) { f.User = "mallory" }), false},
 	} {
 		if got := tc.c.covers(tc.f); got != tc.covers {
 			t.Errorf("%s: %t", name, got)
@@ -79,6 +82,9 @@ func TestQuiet(t *testing.T) {
 		if quiet != (v.Action == Postponed) || quiet && !v.Until.Equal(monday) || !quiet && v.Action != Reverted {
 			t.Errorf("%s: %s until %s", at, v.Action, v.Until)
 		}
+	}
+	if v := r.Judge(finding(targets.Foreign, added), friday); v.Action != Reverted {
+		t.Errorf("what somebody added is %s", v.Action)
 	}
 	if v := (Rules{Mode: Report, Quiet: r.Quiet}).Judge(finding(targets.Modified, replicas), friday); v.Action != Reported {
 		t.Errorf("what is only reported is %s", v.Action)

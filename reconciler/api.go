@@ -221,6 +221,17 @@ func (r *Reconciler) Drift(ctx context.Context, name string) ([]targets.Finding,
 	return found, err
 }
 
+// lines splits a file as git does. A last line without an end says so.
+func lines(b []byte) []string {
+	out := strings.SplitAfter(string(b), "\n")
+	if last := len(out) - 1; out[last] == "" {
+		return out[:last]
+	} else if last >= 0 {
+		out[last] += "\n\\ No newline at end of file\n"
+	}
+	return out
+}
+
 // Patch returns what differs from what was granted for a stack as a patch of its
 // repository (git apply): merged, it makes the live world what is declared.
 func (r *Reconciler) Patch(ctx context.Context, name string) (string, error) {
@@ -245,13 +256,16 @@ func (r *Reconciler) Patch(ctx context.Context, name string) (string, error) {
 			return "", fault.Wrap(fault.Transient, op, "", err)
 		}
 		text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-			A: difflib.SplitLines(string(was)), B: difflib.SplitLines(string(files[file])),
+			A: lines(was), B: lines(files[file]),
 			FromFile: "a/" + file, ToFile: "b/" + file, Context: 3,
 		})
 		if err != nil {
 			return "", fault.Wrap(fault.Internal, op, "", err)
 		}
 		fmt.Fprintf(&out, "diff --git a/%s b/%s\n%s", file, file, text)
+	}
+	if text := out.String(); r.Scrub(text) != text {
+		return "", fault.New(fault.Invalid, op, "change the repository by hand", "the patch would show a secret that stands beside what changes")
 	}
 	return out.String(), nil
 }

@@ -9,8 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
 // Who made a change is often learned after it was reverted: an API server writes its
@@ -86,7 +88,12 @@ func (r *Reconciler) Learned(ctx context.Context) {
 			continue
 		}
 		f := u.finding
-		s.live.findings.Name(f)
+		if s.live.findings.Name(f) { // a rule may be about the user: it is judged again
+			if d := s.granted(); d != nil && d.Drift.Judge(f, time.Now()).Action == drift.Reverted && r.repairs != nil {
+				s.live.addPending(map[plan.ObjectID]time.Time{f.ID: signOf(f)})
+				r.repairs.Add(s.Name)
+			}
+		}
 		note := fmt.Sprintf("%s %s by %s", f.ID, f.Class, f.Who())
 		if o := f.Origin; o != nil {
 			note += fmt.Sprintf(" from %s with %s", strings.Join(o.SourceIPs, ", "), o.UserAgent)

@@ -273,7 +273,11 @@ func (r *Reconciler) apply(ctx context.Context, s *stack, b basis, p *Proposal, 
 	s.begin()
 	receipt, err := r.carryOut(ctx, b, grant)
 	r.result(ctx, s, typ, grant, receipt, err)
-	if err != nil { // what was granted before is still what is enforced
+	// What was granted before is still what is enforced, but for an apply that waits for
+	// what it wrote to become healthy: to lead that back would never let it come to an end.
+	half := fault.KindOf(err) == fault.Waiting && slices.ContainsFunc(receipt.Outcomes, func(o targets.Outcome) bool { return o.Err == "" })
+	s.live.waits(err != nil && (half || fault.KindOf(err) == fault.Waiting && s.live.halfWay()))
+	if err != nil && !s.live.halfWay() {
 		r.observe(s)
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -241,6 +242,9 @@ func (s *stack) again(kind fault.Kind) time.Duration {
 func (r *Reconciler) repair(ctx context.Context, s *stack) (err error) {
 	s.live.work.Lock()
 	defer s.live.work.Unlock()
+	if s.live.halfWay() {
+		return nil
+	}
 	ids, detected := s.live.takePending()
 	d := s.granted()
 	if len(ids) == 0 || d == nil || r.suspension(s.Name) != nil {
@@ -257,10 +261,28 @@ func (r *Reconciler) repair(ctx context.Context, s *stack) (err error) {
 		endSpan(span, r.Scrub, err)
 	}()
 	p, err := r.plan(ctx, d.basis, d.rendered, ids...)
-	if err != nil {
+	if err == nil {
+		err = r.restore(ctx, s, d, p, ids, detected)
+	}
+	if err == nil || len(ids) == 1 || fault.KindOf(err) == fault.Transient {
+		if err != nil {
+			s.live.addPending(detected) // for whoever tries again
+		}
 		return err
 	}
-	return r.restore(ctx, s, d, p, ids, detected)
+	// One that cannot be restored does not keep the others from it.
+	var errs []error
+	for _, id := range ids {
+		p, err := r.plan(ctx, d.basis, d.rendered, id)
+		if err == nil {
+			err = r.restore(ctx, s, d, p, []plan.ObjectID{id}, map[plan.ObjectID]time.Time{id: detected[id]})
+		}
+		if err != nil {
+			s.live.addPending(map[plan.ObjectID]time.Time{id: detected[id]})
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // restore applies p, which leads back to d, and closes the findings for ids. The
@@ -336,6 +358,39 @@ func (r *Reconciler) compare(ctx context.Context, s *stack) time.Duration {
 	return s.again(kind)
 }
 
+// comparison plans d from the world. Where one object has no way back, the others are
+// compared by themselves; only if none can be, the error is returned.
+func (r *Reconciler) comparison(ctx context.Context, d *deployment) (plan.Plan, error) {
+	p, err := d.target.Plan(ctx, d.rendered)
+	t, ok := d.target.(targets.Restorer)
+	if kind := fault.KindOf(err); err == nil || !ok || kind != fault.Denied && kind != fault.Invalid {
+		return p, err
+	}
+	objects, derr := t.Desired(ctx, d.rendered)
+	if derr != nil {
+		return p, err
+	}
+	var all plan.Plan
+	good := 0
+	for _, id := range slices.SortedFunc(maps.Keys(objects), plan.ObjectID.Compare) {
+		one, oerr := d.target.Plan(ctx, d.rendered, id)
+		if oerr != nil {
+			r.Log.WarnContext(ctx, "object not compared", slog.String("stack", d.Name), slog.String("object", id.String()), slog.String("error", r.Scrub(oerr.Error())))
+			continue
+		}
+		if good == 0 {
+			all = one
+		} else {
+			all.Changes = append(all.Changes, one.Changes...)
+		}
+		good++
+	}
+	if good == 0 {
+		return p, err
+	}
+	return all, nil
+}
+
 // compareNow returns what differs. With act, it is recorded and, where the
 // stack's rules say so, reverted.
 func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targets.Finding, error) {
@@ -343,8 +398,11 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 	if d == nil {
 		return nil, fault.New(fault.Waiting, "reconciler.compare", "", "nothing was applied yet")
 	}
+	if act && s.live.halfWay() {
+		return nil, nil
+	}
 	start := time.Now()
-	p, err := d.target.Plan(ctx, d.rendered)
+	p, err := r.comparison(ctx, d)
 	if err != nil {
 		return nil, err
 	}

@@ -95,6 +95,7 @@ type enforced struct {
 	mu      sync.Mutex // guards what follows
 	current *deployment
 	dirty   bool                        // an apply of something else failed half-way
+	between bool                        // an apply of something else waits half-way: nothing leads back meanwhile
 	revoked error                       // what current rests on was revoked: it is not restored
 	alarmed bool                        // people were told of a problem
 	pending map[plan.ObjectID]time.Time // to repair, with the time of detection
@@ -208,7 +209,7 @@ func (s *stack) stand(d *deployment) (before *deployment, over []targets.Finding
 	over = s.live.findings.Close()
 	s.live.mu.Lock()
 	before, trusted = s.live.current, s.live.revoked != nil
-	s.live.current, s.live.dirty, s.live.pending, s.live.revoked = d, false, nil, nil
+	s.live.current, s.live.dirty, s.live.between, s.live.pending, s.live.revoked = d, false, false, nil, nil
 	s.live.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -445,6 +446,19 @@ func (e *enforced) whyRevoked() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.revoked
+}
+
+// waits notes whether an apply of something newer waits half-way.
+func (e *enforced) waits(half bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.between = half
+}
+
+func (e *enforced) halfWay() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.between
 }
 
 // addPending queues objects for repair.

@@ -30,7 +30,7 @@ const maxSights = 8192
 type sights struct {
 	mu    sync.Mutex
 	first map[cacheKey]time.Time
-	order []cacheKey             // insertion order, for eviction
+	order []cacheKey                 // insertion order, for eviction
 	kept  map[cacheKey]*rate.Limiter // how often inputs of a refusal may be kept
 }
 

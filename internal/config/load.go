@@ -280,7 +280,7 @@ func (o *Operator) complete(dir string) {
 			a.Drift = []string{"report"}
 		}
 		if len(a.Conflicts) == 0 {
-			a.Conflicts = []string{"take", "fail"}
+			a.Conflicts = []string{"take"}
 		}
 		if a.Ignore.Days == 0 {
 			a.Ignore.Days = defaultIgnoreDays

@@ -110,8 +110,25 @@ func (t *Target) needs(ctx context.Context, ren *rendering) ([]Right, error) {
 		add(resource{name: "serviceaccounts", version: schema.GroupVersion{Version: "v1"}, namespaced: true}, namespace, []string{"impersonate"})
 		out[len(out)-1].Names = []string{name}
 	}
-	slices.SortFunc(out, Right.compare)
-	return slices.CompactFunc(out, func(a, b Right) bool { return a.compare(b) == 0 }), nil
+	return mergedRights(out), nil
+}
+
+// mergedRights returns rights sorted, each place once with all that is needed there.
+func mergedRights(rights []Right) []Right {
+	rights = slices.SortedStableFunc(slices.Values(rights), Right.compare)
+	var out []Right
+	for _, r := range rights {
+		if n := len(out); n > 0 && out[n-1].compare(r) == 0 {
+			for _, v := range r.Verbs {
+				if !slices.Contains(out[n-1].Verbs, v) {
+					out[n-1].Verbs = append(slices.Clip(out[n-1].Verbs), v)
+				}
+			}
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // errForbidden says that a question may not be asked, as one account or another.
@@ -228,16 +245,14 @@ func GrantManifest(account string, rights []Right) []byte {
 func writeRole(b *bytes.Buffer, account, namespace string, rights []Right) {
 	name := "holdfast-stacks"
 	if rights[0].Account != "" { // one role for each account that is impersonated
-		_, of, _ := strings.Cut(strings.TrimPrefix(account, "system:serviceaccount:"), ":")
-		name = of + "-" + name
+		name = strings.NewReplacer("system:serviceaccount:", "", ":", "-").Replace(account) + "-" + name
 	}
 	kind, meta := "ClusterRole", fmt.Sprintf("{name: %s}", name)
 	if namespace != "" {
 		kind, meta = "Role", fmt.Sprintf("{name: %s, namespace: %s}", name, mustJSON(namespace))
 	}
 	fmt.Fprintf(b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: %s\nmetadata: %s\nrules:\n", kind, meta)
-	slices.SortFunc(rights, Right.compare)
-	rights = slices.CompactFunc(rights, func(a, b Right) bool { return a.compare(b) == 0 })
+	rights = mergedRights(rights)
 	for len(rights) > 0 {
 		first, n, names := rights[0], 0, []string{}
 		for n < len(rights) && rights[n].Group == first.Group && slices.Equal(rights[n].Verbs, first.Verbs) && slices.Equal(rights[n].Names, first.Names) {

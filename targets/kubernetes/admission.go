@@ -40,7 +40,7 @@ type AdmissionConfig struct {
 var clusterControllers = []string{
 	"attachdetach-controller", "clusterrole-aggregation-controller", "cronjob-controller", "daemon-set-controller", "deployment-controller",
 	"disruption-controller", "endpoint-controller", "endpointslice-controller", "expand-controller", "generic-garbage-collector",
-	"horizontal-pod-autoscaler", "job-controller", "namespace-controller", "node-controller", "persistent-volume-binder", "pv-protection-controller",
+	"endpointslicemirroring-controller", "horizontal-pod-autoscaler", "job-controller", "namespace-controller", "node-controller", "persistent-volume-binder", "pod-garbage-collector", "pv-protection-controller",
 	"pvc-protection-controller", "replicaset-controller", "replication-controller", "resourcequota-controller", "root-ca-cert-publisher",
 	"service-account-controller", "service-controller", "statefulset-controller", "token-cleaner", "ttl-after-finished-controller",
 }
@@ -73,6 +73,11 @@ func AdmissionPolicy(conf AdmissionConfig) ([]byte, error) {
 		exact = append(exact, celText(u))
 	}
 	slices.Sort(exact)
+	templates = append(templates, "'system:nodes' in request.userInfo.groups") // a kubelet ends the pods of its node
+	scope := "*"
+	if len(conf.Namespaces) > 0 {
+		scope = "Namespaced"
+	}
 	may := append([]string{fmt.Sprintf("request.userInfo.username in [%s]", strings.Join(slices.Compact(exact), ", "))}, templates...)
 
 	name := "holdfast-" + conf.Name
@@ -88,7 +93,7 @@ func AdmissionPolicy(conf AdmissionConfig) ([]byte, error) {
 			"matchConstraints": map[string]any{
 				"objectSelector": map[string]any{"matchLabels": map[string]any{ManagedLabel: "true"}},
 				"resourceRules": []any{map[string]any{
-					"apiGroups": []any{"*"}, "apiVersions": []any{"*"}, "resources": []any{"*"}, "operations": []any{"CREATE", "UPDATE", "DELETE"}, "scope": "*",
+					"apiGroups": []any{"*"}, "apiVersions": []any{"*"}, "resources": []any{"*"}, "operations": []any{"CREATE", "UPDATE", "DELETE"}, "scope": scope,
 				}},
 			},
 			"matchConditions": []any{map[string]any{"name": "somebody-else", "expression": "!(" + strings.Join(may, " || ") + ")"}},

@@ -105,9 +105,13 @@ func (w *writer) wave(ctx context.Context, n int) error {
 			return err
 		}
 	}
+	var failed []error
 	for s := range 4 {
 		if err := w.stage(ctx, func(c *change) bool { return c.obj != nil && c.obj.wave == n && stage(c.obj.u) == s }); err != nil {
-			return err
+			if w.priv.inv != nil {
+				return err
+			}
+			failed = append(failed, err) // what is restored does not wait for what cannot be
 		}
 		if s == 0 {
 			if err := w.established(ctx, n); err != nil {
@@ -115,7 +119,7 @@ func (w *writer) wave(ctx context.Context, n int) error {
 			}
 		}
 	}
-	return nil
+	return joined(opApply, failed)
 }
 
 // lower waits until every object below wave n is healthy.
@@ -123,24 +127,30 @@ func (w *writer) lower(ctx context.Context, n int) error {
 	if !slices.ContainsFunc(w.priv.ren.objects, func(o *desired) bool { return o.wave < n }) {
 		return nil
 	}
-	look := func() error {
-		return w.t.healthy(ctx, w.priv.ren, func(o *desired) bool { return o.wave < n })
+	ctx, cancel := context.WithTimeout(ctx, waveTimeout)
+	defer cancel()
+	look := func(explain bool) error {
+		return w.t.healthy(ctx, w.priv.ren, explain, func(o *desired) bool { return o.wave < n })
 	}
-	err := look()
+	err := look(false)
 	ticker := time.NewTicker(waveLook)
 	defer ticker.Stop()
-	for end := time.After(waveTimeout); err != nil && fault.KindOf(err) == fault.Waiting; {
+	for waiting := true; waiting && fault.KindOf(err) == fault.Waiting && err != nil; {
 		select {
 		case <-ticker.C:
-			err = look()
-			continue
+			if now := look(false); ctx.Err() == nil {
+				err = now
+			}
 		case <-ctx.Done():
-		case <-end:
+			waiting = false
 		}
-		break
 	}
 	if err != nil {
-		return fault.Wrap(fault.KindOf(err), opApply, fault.HintOf(err), fmt.Errorf("wave %d is not applied before the lower ones are healthy: %w", n, err))
+		kind := fault.KindOf(err)
+		if kind == fault.Invalid { // what failed may recover, and is looked at again
+			kind = fault.Waiting
+		}
+		return fault.Wrap(kind, opApply, fault.HintOf(err), fmt.Errorf("wave %d is not applied before the lower ones are healthy: %w", n, err))
 	}
 	return nil
 }

@@ -24,12 +24,15 @@ import (
 const (
 	auditPerObject = 16    // writes that are remembered of one object
 	auditObjects   = 20000 // objects of which writes are remembered
-	auditAge       = 15 * time.Minute
 	// auditSlack is how far the clocks of API servers may be apart, and how long an
-	// event of a watch may take.
+	// event of a watch may take. What was done while nobody watched has no user: too
+	// many may have written meanwhile.
 	auditSlack = 2 * time.Second
-	// MaxAuditEvent is the largest event that is read, in bytes.
-	MaxAuditEvent = 1 << 20
+	// MaxAuditEvent is the largest event that is read, in bytes: request headers, which
+	// stand in it, may have 1 MiB.
+	MaxAuditEvent = 4 << 20
+	maxAuditText  = 256 // bytes that are kept of one text
+	maxAuditList  = 20  // and elements of one list
 )
 
 // auditEvent is what is read of an Event of audit.k8s.io/v1.
@@ -70,8 +73,25 @@ type write struct {
 // Audit remembers who wrote what. It is safe for concurrent use; the environments of
 // a cluster may share one. Its zero value is ready.
 type Audit struct {
-	mu sync.Mutex
-	m  map[auditKey][]write
+	mu    sync.Mutex
+	m     map[auditKey][]write
+	order []auditKey // as they came
+}
+
+// clip cuts what somebody else wrote.
+func clip(s string) string {
+	if len(s) <= maxAuditText {
+		return strings.Clone(s)
+	}
+	return strings.ToValidUTF8(s[:maxAuditText], "") + "…"
+}
+
+func clipped(list []string) []string {
+	var out []string
+	for _, s := range list[:min(len(list), maxAuditList)] {
+		out = append(out, clip(s))
+	}
+	return out
 }
 
 // Add takes one Event, or an EventList as the API server's webhook back end sends it
@@ -114,11 +134,13 @@ func (a *Audit) add(e auditEvent) bool {
 		e.ResponseStatus == nil || e.ResponseStatus.Code < 200 || e.ResponseStatus.Code > 299 {
 		return false
 	}
-	w := write{verb: e.Verb, user: e.User.Username, origin: targets.Origin{
-		Groups: e.User.Groups, SourceIPs: e.SourceIPs, UserAgent: e.UserAgent, AuditID: e.AuditID, Time: e.StageTimestamp.UTC(),
+	// A client may say anything; the last address is the one that the server saw itself.
+	ips := e.SourceIPs[max(0, len(e.SourceIPs)-1):]
+	w := write{verb: e.Verb, user: clip(e.User.Username), origin: targets.Origin{
+		Groups: clipped(e.User.Groups), SourceIPs: clipped(ips), UserAgent: clip(e.UserAgent), AuditID: clip(e.AuditID), Time: e.StageTimestamp.UTC(),
 	}}
 	if as := e.ImpersonatedUser; as != nil {
-		w.origin.Impersonator, w.user, w.origin.Groups = w.user, as.Username, as.Groups
+		w.origin.Impersonator, w.user, w.origin.Groups = w.user, clip(as.Username), clipped(as.Groups)
 	}
 	// What a client does not call itself, the API server takes from its User-Agent.
 	w.manager, _, _ = strings.Cut(e.UserAgent, "/")
@@ -130,14 +152,19 @@ func (a *Audit) add(e auditEvent) bool {
 			w.manager = m
 		}
 	}
-	key := auditKey{ref.APIGroup, ref.Resource, ref.Namespace, ref.Name}
+	w.manager = clip(w.manager)
+	key := auditKey{clip(ref.APIGroup), clip(ref.Resource), clip(ref.Namespace), clip(ref.Name)}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.m == nil {
 		a.m = map[auditKey][]write{}
 	}
-	if _, known := a.m[key]; !known && len(a.m) >= auditObjects {
-		a.expire(e.StageTimestamp)
+	if _, known := a.m[key]; !known {
+		a.order = append(a.order, key)
+		for len(a.m) >= auditObjects { // the object that was written first longest ago
+			delete(a.m, a.order[0])
+			a.order = a.order[1:]
+		}
 	}
 	if writes := append(a.m[key], w); len(writes) > auditPerObject {
 		a.m[key] = slices.Clone(writes[len(writes)-auditPerObject:])
@@ -145,18 +172,6 @@ func (a *Audit) add(e auditEvent) bool {
 		a.m[key] = writes
 	}
 	return true
-}
-
-// expire forgets what is old, or everything if that is not enough. The caller holds mu.
-func (a *Audit) expire(now time.Time) {
-	for key, writes := range a.m {
-		if now.Sub(writes[len(writes)-1].origin.Time) > auditAge {
-			delete(a.m, key)
-		}
-	}
-	if len(a.m) >= auditObjects {
-		clear(a.m)
-	}
 }
 
 // writes returns the writes of an object by anybody but own, oldest first.
@@ -222,15 +237,15 @@ func whoDid(f targets.Finding, writes []write) (write, bool) {
 		at := w.origin.Time
 		deletes := strings.HasPrefix(w.verb, "delete")
 		switch {
-		case deletes != (f.Class == targets.Missing) || at.After(noticed.Add(auditSlack)) || noticed.Sub(at) > auditAge:
+		case deletes != (f.Class == targets.Missing) || at.After(noticed.Add(auditSlack)) || noticed.Sub(at) > 2*auditSlack:
 		case deletes:
-			fit = []write{w} // the last deletion is what it is missing by
+			fit = append(fit, w)
 		case f.Actor != "" && !f.Since.IsZero():
 			// Managed fields say who and, in whole seconds, when.
 			if w.manager == f.Actor && at.After(f.Since.Add(-auditSlack)) && at.Before(f.Since.Add(time.Second+auditSlack)) {
 				fit = append(fit, w)
 			}
-		case noticed.Sub(at) <= 2*auditSlack:
+		default:
 			fit = append(fit, w)
 		}
 	}

@@ -1,10 +1,12 @@
 package kubernetes
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/google/cel-go/cel"
@@ -24,6 +26,8 @@ type HealthRule struct {
 const (
 	maxExpression = 4096   // bytes
 	maxCost       = 100000 // of one evaluation, in CEL's own units
+	// maxEvaluation bounds what the cost does not see, such as comparing large values.
+	maxEvaluation = 50 * time.Millisecond
 )
 
 // objectFields are what an expression may name.
@@ -88,7 +92,8 @@ func compileHealth(text string) (cel.Program, error) {
 
 // compute returns where live stands, as kstatus would say it.
 func (h *healthRule) compute(live *unstructured.Unstructured) *status.Result {
-	if seen, ok, _ := unstructured.NestedInt64(live.Object, "status", "observedGeneration"); ok && seen != live.GetGeneration() {
+	// Some controllers write it as a string.
+	if seen, ok, _ := unstructured.NestedFieldNoCopy(live.Object, "status", "observedGeneration"); ok && fmt.Sprint(seen) != fmt.Sprint(live.GetGeneration()) {
 		return &status.Result{Status: status.InProgressStatus, Message: fmt.Sprintf("generation %d was not observed yet", live.GetGeneration())}
 	}
 	if live.GetDeletionTimestamp() != nil {
@@ -103,7 +108,9 @@ func (h *healthRule) compute(live *unstructured.Unstructured) *status.Result {
 		if p == nil {
 			return false
 		}
-		out, _, err := p.Eval(vars)
+		ctx, cancel := context.WithTimeout(context.Background(), maxEvaluation)
+		defer cancel()
+		out, _, err := p.ContextEval(ctx, vars)
 		if err != nil {
 			unknown = err
 			return false

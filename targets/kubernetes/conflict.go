@@ -31,7 +31,7 @@ const (
 	// closed.go): these are taken.
 	Yield ConflictRule = "yield"
 	// Fail changes nothing of the object. Drift that has an owner is then found
-	// and not reverted.
+	// and not reverted, unless something closed, an image or an addition is part of it.
 	Fail ConflictRule = "fail"
 )
 
@@ -94,10 +94,22 @@ func (c *Cluster) owned(live *unstructured.Unstructured, ds []difference) {
 	}
 }
 
-// contest applies the stack's rule to what a change would take from others.
-func (t *Target) contest(o *desired, ds []difference) error {
+// contest applies the stack's rule to what a change would take from others. A rule is no
+// shelter: where somebody changed what is closed, or an image, or added something, all of
+// the object is taken.
+func (t *Target) contest(o *desired, live *unstructured.Unstructured, ds []difference) error {
 	if t.spec.Conflicts != Fail {
 		return nil
+	}
+	images, err := t.c.imagePointers(o, live)
+	if err != nil {
+		return nil
+	}
+	for _, d := range ds {
+		image := slices.ContainsFunc(images, func(p string) bool { return strings.HasPrefix(p+"/", d.pointer+"/") })
+		if d.foreign || image || regionOf(o.id.Kind, live.Object, pointerTokens(d.pointer)) != open {
+			return nil
+		}
 	}
 	var lines []string
 	for _, d := range ds {
@@ -113,6 +125,22 @@ func (t *Target) contest(o *desired, ds []difference) error {
 	}
 	return fault.New(fault.Denied, opPlan, "have the other manager let go of it, leave the field out, or set conflicts: take in the stack file",
 		"%s: %s: %s", o.from.at(), o.id, strings.Join(lines, "; "))
+}
+
+// regionOf returns the region of what tokens lead to in v.
+func regionOf(kind string, v any, tokens []string) region {
+	r := open
+	for i, tok := range tokens {
+		m, ok := v.(map[string]any)
+		if !ok {
+			v, _ = valueAt(v, "/"+escapePointer(tok))
+			continue
+		}
+		pod := slices.ContainsFunc(podLists, func(l string) bool { return m[l] != nil })
+		r = enter(r, kind, tokens[:i], tok, m[tok], pod)
+		v = m[tok]
+	}
+	return r
 }
 
 // conceded returns the declared fields of o that another manager owns in live,
@@ -131,7 +159,7 @@ func (t *Target) conceded(o *desired, live *unstructured.Unstructured, fixed []s
 		sets[i] = claimed{owner{m.name, m.subresource}, m.fields}
 	}
 	k := concession{kind: o.id.Kind, fixed: append(fixed, markPointers...)}
-	k.walk(place{value: o.u.Object}, live.Object, sets, open)
+	k.walk(place{value: o.u.Object}, live.Object, sets, open, false)
 	return k.out
 }
 
@@ -142,18 +170,21 @@ type concession struct {
 	out   []yielded
 }
 
-func (k *concession) walk(p place, live any, sets []claimed, r region) {
+// walk looks at what is below p. all says that somebody owns all of it: a set that names
+// a whole map says nothing about what is closed in it.
+func (k *concession) walk(p place, live any, sets []claimed, r region, all bool) {
 	visit := func(next place, sets []claimed, r region) {
 		value, _, there := step(live, next.keys[len(next.keys)-1])
-		switch {
-		case len(sets) == 0 || !there:
-		case slices.ContainsFunc(sets, func(c claimed) bool { return len(c.fields) == 0 }):
+		whole := all || slices.ContainsFunc(sets, func(c claimed) bool { return len(c.fields) == 0 })
+		switch _, isMap := next.value.(map[string]any); {
+		case !whole && len(sets) == 0 || !there:
+		case whole && !isMap:
 			holds := slices.ContainsFunc(k.fixed, func(f string) bool { return strings.HasPrefix(f+"/", next.pointer()+"/") })
 			if r == open && !holds {
 				k.out = append(k.out, yielded{keys: next.keys, at: next.pointer(), value: runtime.DeepCopyJSONValue(value)})
 			}
 		default:
-			k.walk(next, value, sets, r)
+			k.walk(next, value, sets, r, whole)
 		}
 	}
 	switch v := p.value.(type) {

@@ -86,6 +86,13 @@ func TestConflictFail(t *testing.T) {
 	if err != nil || len(p.Changes) != 1 {
 		t.Errorf("%v, %s", err, mustJSON(p.Changes))
 	}
+	// A rule is no shelter for what nobody may add or change.
+	force(t, d, ns, `{"name":"web","image":"`+conflictImage+`"}`)
+	p, err = tt.Plan(t.Context(), r)
+	if err != nil || len(p.Changes) != 2 {
+		t.Errorf("an image beside a contested field: %v, %s", err, mustJSON(p.Changes))
+	}
+	deploy(t, tt, map[string]string{"d.yaml": deployment, "c.yaml": configMap("c", "1")})
 	// When the other lets go, the stack goes on.
 	scale(t, d, ns, "0")
 	if _, err := tt.Plan(t.Context(), r); err != nil {

@@ -19,16 +19,16 @@ func (t *Target) Healthy(ctx context.Context, r targets.Rendered) error {
 	if err != nil {
 		return fault.WithStack(t.spec.Stack, err)
 	}
-	err = t.healthy(ctx, ren, func(*desired) bool { return true })
+	err = t.healthy(ctx, ren, true, func(*desired) bool { return true })
 	if err == nil || fault.KindOf(err) == fault.Waiting {
 		err = joined(opHealth, []error{err, t.left(ctx)})
 	}
 	return fault.WithStack(t.spec.Stack, err)
 }
 
-// healthy looks at the objects that in selects. A failure outranks what is still on
+// healthy looks at the objects that in selects. With explain it says why one is not. A failure outranks what is still on
 // its way.
-func (t *Target) healthy(ctx context.Context, ren *rendering, in func(*desired) bool) error {
+func (t *Target) healthy(ctx context.Context, ren *rendering, explain bool, in func(*desired) bool) error {
 	objs, res, err := t.placeAll(ctx, ren, nil)
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (t *Target) healthy(ctx context.Context, ren *rendering, in func(*desired) 
 			continue
 		}
 		g.Go(func() error {
-			errs[i] = t.ready(ctx, o, res[i])
+			errs[i] = t.ready(ctx, o, res[i], explain)
 			return nil
 		})
 	}
@@ -54,7 +54,7 @@ func (t *Target) healthy(ctx context.Context, ren *rendering, in func(*desired) 
 	return joined(opHealth, errs)
 }
 
-func (t *Target) ready(ctx context.Context, o *desired, res resource) error {
+func (t *Target) ready(ctx context.Context, o *desired, res resource, explain bool) error {
 	live, err := t.c.self.get(ctx, res, o.id)
 	if err != nil {
 		return t.c.apiError(opHealth, o.id, err)
@@ -76,8 +76,10 @@ func (t *Target) ready(ctx context.Context, o *desired, res resource) error {
 		return nil
 	}
 	text := t.c.cfg.Masker.Scrub(s.Message)
-	if why := t.c.explain(ctx, o.id, live); why != "" {
-		text += "; " + why
+	if explain {
+		if why := t.explain(ctx, o.id, live); why != "" {
+			text += "; " + why
+		}
 	}
 	switch s.Status {
 	case status.FailedStatus:

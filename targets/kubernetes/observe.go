@@ -127,8 +127,8 @@ func (c *Cluster) healthy(t *Target, id plan.ObjectID) bool {
 	}
 	watched := false
 	for _, w := range c.watches {
-		if w.covers(id) {
-			if w.seen[id] > tr.healthAt {
+		if w.covers(id) && !w.forbidden {
+			if w.at == 0 || w.seen[id] > tr.healthAt {
 				return false
 			}
 			watched = true
@@ -217,6 +217,11 @@ func (c *Cluster) realise(t *Target, ren *rendering) {
 // event judges one live object against what is remembered about it.
 func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured, deleted bool) {
 	at := version(u)
+	// What is judged may take a while: nobody waits for it.
+	c.mu.Lock()
+	before := c.tracked[id]
+	c.mu.Unlock()
+	current := before != nil && !deleted && before.uid == string(u.GetUID()) && before.t.current(u)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if deleted {
@@ -229,7 +234,7 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	}
 	tr := c.tracked[id]
 	if tr != nil && at > tr.healthAt {
-		tr.current, tr.healthAt = !deleted && tr.uid == string(u.GetUID()) && tr.t.current(u), at
+		tr.current, tr.healthAt = current && tr == before, at
 	}
 	if tr == nil || at <= tr.rv {
 		return

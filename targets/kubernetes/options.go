@@ -13,8 +13,8 @@ import (
 
 // What a developer may ask for one object, by an annotation on it.
 const (
-	// PruneAnnotation with the value "keep" protects the live object: it is neither
-	// pruned nor replaced, whoever put it there.
+	// PruneAnnotation with the value "keep" protects an object: it is neither pruned nor
+	// replaced.
 	PruneAnnotation = "holdfast.dev/prune"
 	// PropagationAnnotation says what becomes of the dependents of an object that is
 	// deleted: "background" (the default), "foreground" or "orphan" (Kubernetes,
@@ -95,16 +95,22 @@ func wave(u *unstructured.Unstructured) int {
 	return max(-maxWave, min(n, maxWave))
 }
 
-func protected(live *unstructured.Unstructured) bool {
-	return live.GetAnnotations()[PruneAnnotation] == pruneKeep
+// declaredNote returns an annotation of live that a stack declared: what somebody wrote
+// there decides nothing about what goes, and what is left behind.
+func (c *Cluster) declaredNote(live *unstructured.Unstructured, key string) string {
+	if entry := c.entry(live); entry == nil || !owns(entry, live.Object, []string{"metadata", "annotations", key}) {
+		return ""
+	}
+	return live.GetAnnotations()[key]
 }
 
-// propagation returns how live is deleted. A value that is none counts as absent.
-func propagation(live *unstructured.Unstructured) metav1.DeletionPropagation {
-	if p, ok := propagations[live.GetAnnotations()[PropagationAnnotation]]; ok {
-		return p
-	}
-	return metav1.DeletePropagationBackground
+func (c *Cluster) protected(live *unstructured.Unstructured) bool {
+	return c.declaredNote(live, PruneAnnotation) == pruneKeep
+}
+
+// propagation returns how live is deleted.
+func (c *Cluster) propagation(live *unstructured.Unstructured) metav1.DeletionPropagation {
+	return propagations[c.declaredNote(live, PropagationAnnotation)]
 }
 
 // waves returns the waves in which something is created or changed, in order.

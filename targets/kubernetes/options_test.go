@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -49,22 +50,28 @@ func TestPruneKeeps(t *testing.T) {
 	c := testenv.SharedCluster(t)
 	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
 	tt := target(t, c.Config, ns, nil, nil)
-	files := map[string]string{"a.yaml": configMap("a", "1"), "k.yaml": annotated("k", "1", PruneAnnotation, "keep"), "l.yaml": configMap("l", "1")}
+	files := map[string]string{"a.yaml": configMap("a", "1"), "k.yaml": annotated("k", "1", PruneAnnotation, "keep"), "l.yaml": configMap("l", "1"),
+		"o.yaml": annotated("o", "1", PropagationAnnotation, "orphan")}
 	deploy(t, tt, files)
-	edit(t, d, "kubectl", "configmaps", ns, "l", `{"metadata":{"annotations":{"holdfast.dev/prune":"keep"}}}`) // by a person, on the live object
-	delete(files, "k.yaml")
-	delete(files, "l.yaml")
+	// What somebody writes on a live object decides nothing about what goes.
+	for _, name := range []string{"l", "k", "o"} {
+		edit(t, d, "kubectl", "configmaps", ns, name, `{"metadata":{"annotations":{"x":"y"}}}`)
+	}
+	edit(t, d, "kubectl", "configmaps", ns, "l", `{"metadata":{"annotations":{"holdfast.dev/prune":"keep","holdfast.dev/propagation":"orphan"}}}`)
+	for _, name := range []string{"k.yaml", "l.yaml", "o.yaml"} {
+		delete(files, name)
+	}
 	r := mustRender(t, tt, files)
-	if p := mustPlan(t, tt, r); !p.Empty() {
-		t.Fatalf("what is protected is pruned: %s", mustJSON(p.Changes))
-	}
-	// It stays known, and is pruned when the protection goes.
-	edit(t, d, "kubectl", "configmaps", ns, "l", `{"metadata":{"annotations":{"holdfast.dev/prune":null}}}`)
 	p := mustPlan(t, tt, r)
-	if len(p.Changes) != 1 || p.Changes[0].ID.Name != "l" || p.Changes[0].Action != plan.Delete {
-		t.Fatalf("changes: %s", mustJSON(p.Changes))
+	var pruned []string
+	for i, c := range p.Changes {
+		pruned = append(pruned, fmt.Sprintf("%s %s %s", c.Action, c.ID.Name, p.Private.(*planned).changes[i].propagation))
 	}
-	// The end of the stack lets go of it.
+	slices.Sort(pruned)
+	if !slices.Equal(pruned, []string{"delete l Background", "delete o Orphan"}) {
+		t.Fatalf("pruned: %v", pruned)
+	}
+	// The end of the stack lets go of what is protected.
 	p, err := tt.Removal(t.Context(), r, false)
 	if err != nil {
 		t.Fatal(err)
@@ -136,11 +143,12 @@ func TestReplace(t *testing.T) {
 		t.Fatal("planning replaced it")
 	}
 	// What is protected is not replaced.
-	edit(t, d, "x", "deployments", ns, "web", `{"metadata":{"annotations":{"holdfast.dev/prune":"keep"}}}`)
+	keep := strings.Replace(deployment, "{name: web}", "{name: web, annotations: {holdfast.dev/prune: keep}}", 1)
+	deploy(t, tt, map[string]string{"d.yaml": keep})
 	if _, err := tt.Plan(t.Context(), r); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("protected: %v", err)
 	}
-	edit(t, d, "x", "deployments", ns, "web", `{"metadata":{"annotations":{"holdfast.dev/prune":null}}}`)
+	deploy(t, tt, map[string]string{"d.yaml": deployment})
 	p = mustPlan(t, tt, r)
 	if _, err := tt.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); err != nil {
 		t.Fatal(err)

@@ -295,7 +295,7 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 	}
 	ds := slices.Concat(foreign, own)
 	t.c.owned(live, ds)
-	if err := t.contest(o, ds); err != nil {
+	if err := t.contest(o, live, ds); err != nil {
 		t.update(c, live, ds)
 		return c, err
 	}
@@ -479,7 +479,7 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 				if kept[i], errs[i] = t.moving(ctx, id); kept[i] || errs[i] != nil {
 					return nil
 				}
-				if protected(live) && !priv.ends {
+				if t.c.protected(live) && !priv.ends {
 					t.c.cfg.Log.InfoContext(ctx, "not pruned", slog.String("stack", t.spec.Stack), slog.String("object", id.String()),
 						slog.String("why", "it is protected by "+PruneAnnotation))
 					kept[i] = true
@@ -491,7 +491,7 @@ func (t *Target) deletes(ctx context.Context, priv *planned) ([]change, error) {
 				}
 				out[i] = &change{Change: plan.Change{
 					ID: id, Action: plan.Delete, UID: string(live.GetUID()), Before: t.before(live, ownPointers), Reason: "no longer declared",
-				}, res: res, pointers: ownPointers, stage: stage(live), wave: wave(live), propagation: propagation(live), protected: protected(live)}
+				}, res: res, pointers: ownPointers, stage: stage(live), wave: wave(live), propagation: t.c.propagation(live), protected: t.c.protected(live)}
 			}
 			return nil
 		})

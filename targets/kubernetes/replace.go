@@ -28,7 +28,7 @@ const goneTimeout = 30 * time.Second
 // replaceable reports whether the stack may delete live and make it again. What is
 // protected is not, nor what is on its way out for another reason than ours.
 func (t *Target) replaceable(o *desired, live *unstructured.Unstructured) bool {
-	return live != nil && slices.Contains(t.spec.Replace, o.id.Kind) && !protected(live)
+	return live != nil && slices.Contains(t.spec.Replace, o.id.Kind) && !t.c.protected(live)
 }
 
 // replacement makes c the change that deletes live and creates o, because of a field
@@ -41,7 +41,7 @@ func (t *Target) replacement(c *change, o *desired, live *unstructured.Unstructu
 	}
 	ds := compare("", t.masked(content(live.Object)), t.masked(content(goal)), nil)
 	t.c.owned(live, ds)
-	if err := t.contest(o, ds); err != nil {
+	if err := t.contest(o, live, ds); err != nil {
 		return c, err
 	}
 	t.update(c, live, ds)
@@ -50,7 +50,7 @@ func (t *Target) replacement(c *change, o *desired, live *unstructured.Unstructu
 	}
 	c.yields = nil // a new object has no live values
 	c.Action, c.Reason = plan.Replace, "a field that changes is immutable: it is deleted and made again"
-	c.Before, c.propagation = t.before(live, c.pointers), propagation(live)
+	c.Before, c.propagation = t.before(live, c.pointers), t.c.propagation(live)
 	return c, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,10 +40,12 @@ var workloads = []schema.GroupKind{
 	{Group: "apps", Kind: "ReplicaSet"}, {Group: "batch", Kind: "Job"},
 }
 
-// explain says why live, which is not healthy, is not; "" if nothing is known.
-func (c *Cluster) explain(ctx context.Context, id plan.ObjectID, live *unstructured.Unstructured) string {
+// explain says why live, which is not healthy, is not; "" if nothing is known. A stack
+// that is impersonated sees what its account may see.
+func (t *Target) explain(ctx context.Context, id plan.ObjectID, live *unstructured.Unstructured) string {
 	ctx, cancel := context.WithTimeout(ctx, explainTime)
 	defer cancel()
+	c := explainer{t.c, t.as}
 	var parts []string
 	if text := c.podTrouble(ctx, live); text != "" {
 		parts = append(parts, text)
@@ -52,8 +55,28 @@ func (c *Cluster) explain(ctx context.Context, id plan.ObjectID, live *unstructu
 	return c.cfg.Masker.Scrub(strings.Join(parts, "; "))
 }
 
+// line makes text that somebody else wrote one short line.
+func line(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(strings.TrimSpace(text), "�"))
+	if len(text) > maxLogLine {
+		return strings.ToValidUTF8(text[:maxLogLine], "") + "…"
+	}
+	return text
+}
+
+// explainer asks what an explanation needs, as somebody.
+type explainer struct {
+	*Cluster
+	as *session
+}
+
 // podTrouble describes the pod of live that is in the greatest trouble.
-func (c *Cluster) podTrouble(ctx context.Context, live *unstructured.Unstructured) string {
+func (c explainer) podTrouble(ctx context.Context, live *unstructured.Unstructured) string {
 	gk := live.GroupVersionKind().GroupKind()
 	var pods []corev1.Pod
 	switch {
@@ -88,8 +111,9 @@ func (c *Cluster) podTrouble(ctx context.Context, live *unstructured.Unstructure
 	return strings.Join(parts, "; ")
 }
 
-// podsOf returns the pods that live selects and is, or may be, the owner of.
-func (c *Cluster) podsOf(ctx context.Context, live *unstructured.Unstructured) []corev1.Pod {
+// podsOf returns the pods that live selects and controls, a Deployment through its
+// ReplicaSets.
+func (c explainer) podsOf(ctx context.Context, live *unstructured.Unstructured) []corev1.Pod {
 	selector, _, _ := unstructured.NestedMap(live.Object, "spec", "selector")
 	var ls metav1.LabelSelector
 	if selector == nil || runtime.DefaultUnstructuredConverter.FromUnstructured(selector, &ls) != nil {
@@ -99,18 +123,30 @@ func (c *Cluster) podsOf(ctx context.Context, live *unstructured.Unstructured) [
 	if err != nil || sel.Empty() {
 		return nil
 	}
-	list, err := c.client(podResource, live.GetNamespace()).List(ctx, metav1.ListOptions{LabelSelector: sel.String(), Limit: explainPods})
+	list, err := c.as.client(podResource, live.GetNamespace()).List(ctx, metav1.ListOptions{LabelSelector: sel.String(), Limit: explainPods})
 	if err != nil {
 		return nil
 	}
 	var out []corev1.Pod
 	for i := range list.Items {
 		var p corev1.Pod
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &p) == nil {
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &p) == nil && controls(live, &p) {
 			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// controls reports whether live controls a pod that it selects.
+func controls(live *unstructured.Unstructured, p *corev1.Pod) bool {
+	by := metav1.GetControllerOf(p)
+	switch {
+	case by == nil:
+		return false
+	case by.UID == live.GetUID():
+		return true
+	}
+	return live.GetKind() == "Deployment" && by.Kind == "ReplicaSet" && by.Name == live.GetName()+"-"+p.Labels["pod-template-hash"]
 }
 
 // trouble is what is wrong with a pod. A greater rank is worse; 0 is nothing.
@@ -166,15 +202,15 @@ func reason(word, message string) string {
 	if message == "" {
 		return word
 	}
-	return word + ": " + message
+	return word + ": " + line(message)
 }
 
 // warning returns the newest Warning event about an object.
-func (c *Cluster) warning(ctx context.Context, namespace, kind, name string) string {
+func (c explainer) warning(ctx context.Context, namespace, kind, name string) string {
 	if namespace == "" {
 		return ""
 	}
-	list, err := c.client(eventList, namespace).List(ctx, metav1.ListOptions{
+	list, err := c.as.client(eventList, namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: "type=Warning,involvedObject.kind=" + kind + ",involvedObject.name=" + name, Limit: explainPods,
 	})
 	if err != nil {
@@ -195,26 +231,19 @@ func (c *Cluster) warning(ctx context.Context, namespace, kind, name string) str
 	if newest.Name == "" {
 		return ""
 	}
-	return fmt.Sprintf("event %s: %s", newest.Reason, newest.Message)
+	return fmt.Sprintf("event %s: %s", line(newest.Reason), line(c.cfg.Masker.Scrub(newest.Message)))
 }
 
 // lastLine returns the last line that a container wrote.
-func (c *Cluster) lastLine(ctx context.Context, p *corev1.Pod, t trouble) string {
+func (c explainer) lastLine(ctx context.Context, p *corev1.Pod, t trouble) string {
 	path := "/api/v1/namespaces/" + url.PathEscape(p.Namespace) + "/pods/" + url.PathEscape(p.Name) + "/log"
+	if c.as.user != "" { // the connection that can read a log is the daemon's
+		return ""
+	}
 	b, err := c.disco.RESTClient().Get().AbsPath(path).Param("container", t.container).Param("tailLines", "1").
 		Param("limitBytes", fmt.Sprint(8*maxLogLine)).Param("previous", fmt.Sprint(t.previous)).DoRaw(ctx)
 	if err != nil {
 		return ""
 	}
-	line := c.cfg.Masker.Scrub(strings.ToValidUTF8(strings.TrimSpace(string(b)), "�")) // before it is cut
-	line = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, line)
-	if len(line) > maxLogLine {
-		line = strings.ToValidUTF8(line[:maxLogLine], "") + "…"
-	}
-	return line
+	return line(c.cfg.Masker.Scrub(string(b))) // before it is cut
 }
