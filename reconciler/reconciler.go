@@ -356,6 +356,14 @@ func (r *Reconciler) settle(ctx context.Context, s *stack, err error) time.Durat
 	r.tellSettled(s, err, changed)
 	judged := s.takeJudged()
 	r.metrics.settled(s, err)
+	if (kind == fault.Denied || kind == fault.Invalid) && s.live.halfWay() {
+		// What waited half-way does not go on: what was granted before is enforced again.
+		s.live.waits(false)
+		r.observe(s)
+		if r.queue != nil {
+			r.queue.Add(request{compareStack, s.Name})
+		}
+	}
 	switch {
 	case err == nil:
 		r.wake(s.Name)

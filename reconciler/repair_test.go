@@ -77,6 +77,53 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// An apply that waits half-way is not led back, until it is clear that it does not go on.
+func TestNothingLeadsBackHalfWay(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.applied("a")
+	s := r.stack("a")
+	s.live.waits(true)
+	b.tamper("a", "of the newer commit")
+	s.pend()
+	plans := b.count("plan a")
+	if err := r.repair(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+	if found, err := r.compareNow(t.Context(), s, true); err != nil || len(found) != 0 {
+		t.Errorf("compared: %v, %v", found, err)
+	}
+	if b.object("a") != "of the newer commit" || b.count("plan a") != plans {
+		t.Errorf("it is %q after %d plans", b.object("a"), b.count("plan a")-plans)
+	}
+	r.settle(t.Context(), s, fault.New(fault.Waiting, "", "", "wave 1 waits"))
+	if !s.live.halfWay() {
+		t.Error("it still waits")
+	}
+	r.settle(t.Context(), s, fault.New(fault.Denied, "", "", "the next commit is refused"))
+	if err := r.repair(t.Context(), s); err != nil || b.object("a") != "v1" {
+		t.Errorf("what was granted: %v, %q", err, b.object("a"))
+	}
+}
+
+// What cannot be repaired now is kept for whoever tries again.
+func TestFailedRepairIsKept(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	r := b.applied("a")
+	s := r.stack("a")
+	b.tamper("a", "edited")
+	b.fails("plan a", fault.Denied)
+	s.pend()
+	if err := r.repair(t.Context(), s); fault.KindOf(err) != fault.Denied {
+		t.Errorf("repair: %v", err)
+	}
+	b.works("plan a")
+	if err := r.repair(t.Context(), s); err != nil || b.object("a") != "v1" {
+		t.Errorf("the second repair: %v, it is %q", err, b.object("a"))
+	}
+}
+
 // What moves while it is repaired is looked at again.
 func TestRepairOfWhatMovesAgain(t *testing.T) {
 	t.Parallel()
