@@ -27,7 +27,7 @@ const (
 	maxExpression = 4096   // bytes
 	maxCost       = 100000 // of one evaluation, in CEL's own units
 	// maxEvaluation bounds what the cost does not see, such as comparing large values.
-	maxEvaluation = 50 * time.Millisecond
+	maxEvaluation = 250 * time.Millisecond
 )
 
 // objectFields are what an expression may name.
