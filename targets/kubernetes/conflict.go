@@ -9,9 +9,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
 // A conflict is a field that the stack declares, that another manager owns in the
@@ -35,63 +35,34 @@ const (
 	Fail ConflictRule = "fail"
 )
 
-// manager is who owns a field, and since when its entry is as it is.
-type manager struct {
-	name, subresource string
-	since             time.Time // zero: the server does not say
-}
-
-func (m manager) String() string {
-	s := m.name
-	if m.subresource != "" {
-		s += " (" + m.subresource + ")"
-	}
-	if !m.since.IsZero() {
-		s += " since " + m.since.UTC().Format(time.RFC3339)
-	}
-	return s
-}
-
-// managedSet is one entry in the managed fields that is not ours.
-type managedSet struct {
-	manager
-	fields map[string]any
-}
-
-// managedByOthers returns the managers of u other than our apply.
-func (c *Cluster) managedByOthers(u *unstructured.Unstructured) []managedSet {
-	var out []managedSet
-	for _, e := range u.GetManagedFields() {
-		if e.FieldsV1 == nil || (e.Manager == c.cfg.FieldManager && e.Subresource == "") {
-			continue
-		}
-		m := managedSet{manager: manager{name: e.Manager, subresource: e.Subresource}}
-		if e.Time != nil {
-			m.since = e.Time.Time
-		}
-		if utiljson.Unmarshal(e.FieldsV1.GetRawBytes(), &m.fields) == nil {
-			out = append(out, m)
-		}
-	}
-	return out
-}
-
 // owned sets whose the fields in ds are in live, where they are somebody else's:
 // the newest of several.
 func (c *Cluster) owned(live *unstructured.Unstructured, ds []difference) {
-	sets := c.managedByOthers(live)
+	sets := c.others(live)
 	for i := range ds {
-		if !ds[i].had {
+		d := &ds[i]
+		if !d.had {
 			continue
 		}
-		tokens := pointerTokens(ds[i].pointer)
-		for _, m := range sets {
-			if m.since.Before(ds[i].owner.since) || !owns(m.fields, live.Object, tokens) {
-				continue
+		tokens := pointerTokens(d.pointer)
+		for _, s := range sets {
+			if !s.since.Before(d.since) && owns(s.fields, live.Object, tokens) {
+				d.owner, d.since = s.owner, s.since
 			}
-			ds[i].owner = m.manager
 		}
 	}
+}
+
+// by says whose a field is, and since when, as far as the server says it.
+func (d difference) by() string {
+	s := d.owner.manager
+	if d.owner.subresource != "" {
+		s += " (" + d.owner.subresource + ")"
+	}
+	if !d.since.IsZero() {
+		s += " since " + d.since.UTC().Format(time.RFC3339)
+	}
+	return s
 }
 
 // contest applies the stack's rule to what a change would take from others. A rule is no
@@ -106,15 +77,15 @@ func (t *Target) contest(o *desired, live *unstructured.Unstructured, ds []diffe
 		return nil
 	}
 	for _, d := range ds {
-		image := slices.ContainsFunc(images, func(p string) bool { return strings.HasPrefix(p+"/", d.pointer+"/") })
+		image := slices.ContainsFunc(images, func(p string) bool { return plan.Within(d.pointer, p) })
 		if d.foreign || image || regionOf(o.id.Kind, live.Object, pointerTokens(d.pointer)) != open {
 			return nil
 		}
 	}
 	var lines []string
 	for _, d := range ds {
-		if d.owner.name != "" && d.has && !slices.Contains(t.spec.AdoptFrom, d.owner.name) {
-			lines = append(lines, fmt.Sprintf("%s is managed by %s", d.pointer, d.owner))
+		if d.owner.manager != "" && d.has && !slices.Contains(t.spec.AdoptFrom, d.owner.manager) {
+			lines = append(lines, fmt.Sprintf("%s is managed by %s", d.pointer, d.by()))
 		}
 	}
 	if len(lines) == 0 {
@@ -127,6 +98,11 @@ func (t *Target) contest(o *desired, live *unstructured.Unstructured, ds []diffe
 		"%s: %s: %s", o.from.at(), o.id, strings.Join(lines, "; "))
 }
 
+// podSpec reports whether a map is a pod specification.
+func podSpec(m map[string]any) bool {
+	return slices.ContainsFunc(podLists, func(list string) bool { return m[list] != nil })
+}
+
 // regionOf returns the region of what tokens lead to in v.
 func regionOf(kind string, v any, tokens []string) region {
 	r := open
@@ -136,8 +112,7 @@ func regionOf(kind string, v any, tokens []string) region {
 			v, _ = valueAt(v, "/"+escapePointer(tok))
 			continue
 		}
-		pod := slices.ContainsFunc(podLists, func(l string) bool { return m[l] != nil })
-		r = enter(r, kind, tokens[:i], tok, m[tok], pod)
+		r = enter(r, kind, tokens[:i], tok, m[tok], podSpec(m))
 		v = m[tok]
 	}
 	return r
@@ -149,14 +124,9 @@ func (t *Target) conceded(o *desired, live *unstructured.Unstructured, fixed []s
 	if t.spec.Conflicts != Yield || live == nil {
 		return nil
 	}
-	others := t.c.managedByOthers(live)
-	others = slices.DeleteFunc(others, func(m managedSet) bool { return slices.Contains(t.spec.AdoptFrom, m.name) })
-	if len(others) == 0 {
+	sets := slices.DeleteFunc(t.c.others(live), func(s claimed) bool { return slices.Contains(t.spec.AdoptFrom, s.manager) })
+	if len(sets) == 0 {
 		return nil
-	}
-	sets := make([]claimed, len(others))
-	for i, m := range others {
-		sets[i] = claimed{owner{m.name, m.subresource}, m.fields}
 	}
 	k := concession{kind: o.id.Kind, fixed: append(fixed, markPointers...)}
 	k.walk(place{value: o.u.Object}, live.Object, sets, open, false)
@@ -179,7 +149,7 @@ func (k *concession) walk(p place, live any, sets []claimed, r region, all bool)
 		switch _, isMap := next.value.(map[string]any); {
 		case !whole && len(sets) == 0 || !there:
 		case whole && !isMap:
-			holds := slices.ContainsFunc(k.fixed, func(f string) bool { return strings.HasPrefix(f+"/", next.pointer()+"/") })
+			holds := slices.ContainsFunc(k.fixed, func(f string) bool { return plan.Within(next.pointer(), f) })
 			if r == open && !holds {
 				k.out = append(k.out, yielded{keys: next.keys, at: next.pointer(), value: runtime.DeepCopyJSONValue(value)})
 			}
@@ -189,12 +159,11 @@ func (k *concession) walk(p place, live any, sets []claimed, r region, all bool)
 	}
 	switch v := p.value.(type) {
 	case map[string]any:
-		pod := slices.ContainsFunc(podLists, func(l string) bool { return v[l] != nil })
 		for key, value := range v {
 			if len(p.keys) == 0 && (key == "apiVersion" || key == "kind") {
 				continue
 			}
-			visit(p.child("f:"+key, key, value), below(sets, "f:"+key), enter(r, k.kind, p.tokens, key, value, pod))
+			visit(p.child("f:"+key, key, value), below(sets, "f:"+key), enter(r, k.kind, p.tokens, key, value, podSpec(v)))
 		}
 	case []any:
 		for i, e := range v {

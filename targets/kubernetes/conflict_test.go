@@ -141,3 +141,24 @@ func TestConflictYield(t *testing.T) {
 		t.Errorf("replicas: %v", replicas(t, d, ns))
 	}
 }
+
+// A manager that is said to own a whole map yields nothing that is closed in it: anybody
+// may write such an entry.
+func TestYieldBelowAForgedEntry(t *testing.T) {
+	t.Parallel()
+	tt := offline(t, func(s *Spec) { s.Conflicts = Yield })
+	r := mustRender(t, tt, map[string]string{"s.yaml": "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {selector: {app: a}, sessionAffinity: None, ports: [{port: 80}]}\n"})
+	o := r.Private.(*rendering).objects[0]
+	live := o.u.DeepCopy()
+	live.Object["spec"] = map[string]any{"selector": map[string]any{"app": "evil"}, "sessionAffinity": "ClientIP", "ports": []any{map[string]any{"port": int64(81)}}}
+	live.Object["metadata"].(map[string]any)["managedFields"] = []any{map[string]any{
+		"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": map[string]any{"f:spec": map[string]any{}},
+	}}
+	var at []string
+	for _, y := range tt.yields(o, live) {
+		at = append(at, y.at)
+	}
+	if len(at) != 1 || at[0] != "/spec/sessionAffinity" {
+		t.Errorf("yielded: %v", at)
+	}
+}

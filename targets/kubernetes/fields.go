@@ -27,8 +27,9 @@ type difference struct {
 	pointer  string // JSON pointer
 	from, to any
 	had, has bool
-	foreign  bool    // it is not ours, and goes
-	owner    manager // who else owns it in the live object; empty: nobody
+	foreign  bool      // it is not ours, and goes
+	owner    owner     // who else owns it in the live object; empty: nobody
+	since    time.Time // when the owner wrote last; zero: the server does not say
 }
 
 // compare returns where a and b differ, in stable order.
@@ -140,7 +141,7 @@ func shown(ds []difference) []plan.Field {
 		return s
 	}
 	for _, d := range ds[:min(len(ds), maxFields)] {
-		out = append(out, plan.Field{Path: d.pointer, From: text(d.from, d.had), To: text(d.to, d.has), Foreign: d.foreign, Manager: d.owner.name, Since: d.owner.since.UTC()})
+		out = append(out, plan.Field{Path: d.pointer, From: text(d.from, d.had), To: text(d.to, d.has), Foreign: d.foreign, Manager: d.owner.manager, Since: d.since.UTC()})
 	}
 	return out
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -84,6 +85,7 @@ type owner struct{ manager, subresource string }
 // claimed is a field set, or a part of one, and whose it is.
 type claimed struct {
 	owner
+	since  time.Time      // when the owner wrote last; zero: the server does not say
 	fields map[string]any // in the format of FieldsV1
 }
 
@@ -123,7 +125,9 @@ func (c *Cluster) others(u *unstructured.Unstructured) []claimed {
 		}
 		manager, _ := m["manager"].(string)
 		sub, _ := m["subresource"].(string)
-		out = append(out, claimed{owner{manager, sub}, fields})
+		at, _ := m["time"].(string)
+		since, _ := time.Parse(time.RFC3339, at) // what cannot be read is not said
+		out = append(out, claimed{owner{manager, sub}, since, fields})
 	}
 	return out
 }
@@ -277,7 +281,7 @@ func below(sets []claimed, key string) []claimed {
 	var out []claimed
 	for _, c := range sets {
 		if fields, ok := c.fields[key].(map[string]any); ok {
-			out = append(out, claimed{c.owner, fields})
+			out = append(out, claimed{c.owner, c.since, fields})
 		}
 	}
 	return out

@@ -136,7 +136,7 @@ type property struct {
 	client dynamic.ResourceInterface
 }
 
-// world deploys every subject once.
+// propertyWorld deploys every subject once.
 func propertyWorld(t *testing.T, r *rand.Rand) (*Target, []*property) {
 	t.Helper()
 	env := testenv.SharedCluster(t)
@@ -199,7 +199,7 @@ func (p *property) edit(ctx context.Context, r *rand.Rand) string {
 	switch r.IntN(12) {
 	case 0: // nobody is said to manage it any more
 		_, err = p.client.Patch(ctx, p.o.id.Name, types.MergePatchType, []byte(`{"metadata":{"managedFields":[{}]}}`), metav1.PatchOptions{FieldManager: manager})
-		return said2("managed fields cleared", err)
+		return accepted("managed fields cleared", err)
 	case 1: // another object takes its place
 		if err := p.client.Delete(ctx, p.o.id.Name, metav1.DeleteOptions{}); err != nil {
 			return ""
@@ -211,7 +211,7 @@ func (p *property) edit(ctx context.Context, r *rand.Rand) string {
 				break
 			}
 		}
-		return said2("made anew by "+manager, err)
+		return accepted("made anew by "+manager, err)
 	case 2: // our entry is cut
 		entries := live.GetManagedFields()
 		for i, e := range entries {
@@ -233,7 +233,7 @@ func (p *property) edit(ctx context.Context, r *rand.Rand) string {
 				entries[i].FieldsV1 = metav1.NewFieldsV1(string(b))
 				live.SetManagedFields(entries)
 				_, err = p.client.Update(ctx, live, metav1.UpdateOptions{FieldManager: manager})
-				return said2("our entry without "+gone.String(), err)
+				return accepted("our entry without "+gone.String(), err)
 			}
 		}
 		return ""
@@ -242,20 +242,21 @@ func (p *property) edit(ctx context.Context, r *rand.Rand) string {
 		b := mustJSON(body)
 		yes := true
 		_, err = p.client.Patch(ctx, p.o.id.Name, types.ApplyPatchType, b, metav1.PatchOptions{FieldManager: "taker", Force: &yes})
-		return said2("applied by force: "+string(b), err)
+		return accepted("applied by force: "+string(b), err)
 	}
 	var where string
 	for range 1 + r.IntN(2) {
-		where += mutateValue(r, live.Object, "", "")
+		where += mutateValue(r, live.Object, "")
 	}
 	if where == "" {
 		return ""
 	}
 	_, err = p.client.Update(ctx, live, metav1.UpdateOptions{FieldManager: manager})
-	return said2(manager+":"+where, err)
+	return accepted(manager+":"+where, err)
 }
 
-func said2(what string, err error) string {
+// accepted returns what was done, unless the server refused it.
+func accepted(what string, err error) string {
 	if err != nil {
 		return ""
 	}
@@ -265,7 +266,7 @@ func said2(what string, err error) string {
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
 // mutateValue changes something somewhere in v, and says what.
-func mutateValue(r *rand.Rand, v any, at, key string) string {
+func mutateValue(r *rand.Rand, v any, at string) string {
 	switch v := v.(type) {
 	case map[string]any:
 		keys := slices.Sorted(maps.Keys(v))
@@ -309,7 +310,7 @@ func mutateValue(r *rand.Rand, v any, at, key string) string {
 func mutateList(r *rand.Rand, m map[string]any, k string, e any, at string) string {
 	list, ok := e.([]any)
 	if !ok {
-		return mutateValue(r, e, at+"/"+k, k)
+		return mutateValue(r, e, at+"/"+k)
 	}
 	switch n := len(list); {
 	case n == 0 || r.IntN(4) == 0:
@@ -337,7 +338,7 @@ func mutateList(r *rand.Rand, m map[string]any, k string, e any, at string) stri
 	default:
 		i := r.IntN(n)
 		if o, isMap := list[i].(map[string]any); isMap {
-			return mutateValue(r, o, fmt.Sprintf("%s/%s/%d", at, k, i), "")
+			return mutateValue(r, o, fmt.Sprintf("%s/%s/%d", at, k, i))
 		}
 		list[i] = another(r, list[i])
 		return fmt.Sprintf(" ~%s/%s/%d", at, k, i)
@@ -495,7 +496,7 @@ func TestForeignFieldsAgainstTheLibrary(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		what := mutateValue(r, live.Object, "", "")
+		what := mutateValue(r, live.Object, "")
 		for range r.IntN(4) {
 			what += addSomething(r, p.o.id.Kind, live.Object)
 		}

@@ -46,13 +46,11 @@ func (t *Target) explain(ctx context.Context, id plan.ObjectID, live *unstructur
 	ctx, cancel := context.WithTimeout(ctx, explainTime)
 	defer cancel()
 	c := explainer{t.c, t.as}
-	var parts []string
-	if text := c.podTrouble(ctx, live); text != "" {
-		parts = append(parts, text)
-	} else if text := c.warning(ctx, id.Namespace, live.GetKind(), live.GetName()); text != "" {
-		parts = append(parts, text)
+	text := c.podTrouble(ctx, live)
+	if text == "" {
+		text = c.warning(ctx, id.Namespace, live.GetKind(), live.GetName())
 	}
-	return c.cfg.Masker.Scrub(strings.Join(parts, "; "))
+	return c.cfg.Masker.Scrub(text)
 }
 
 // line makes text that somebody else wrote one short line.

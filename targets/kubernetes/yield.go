@@ -32,9 +32,6 @@ func (t *Target) yields(o *desired, live *unstructured.Unstructured) []yielded {
 		return nil
 	}
 	out := t.conceded(o, live, fixed)
-	if t.spec.Yield == nil {
-		return out
-	}
 	// Fields within lists are not asked for: an index means something else in
 	// each object.
 	var walk func(m map[string]any, keys []string, at string)
@@ -54,7 +51,9 @@ func (t *Target) yields(o *desired, live *unstructured.Unstructured) []yielded {
 			}
 		}
 	}
-	walk(o.u.Object, nil, "")
+	if t.spec.Yield != nil {
+		walk(o.u.Object, nil, "")
+	}
 	// One that holds another comes first, so that both end as they are.
 	slices.SortFunc(out, func(a, b yielded) int { return strings.Compare(a.at, b.at) })
 	return out
