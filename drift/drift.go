@@ -37,9 +37,6 @@ const (
 	Adopt  Mode = "adopt"  // say so, and offer the change as a patch of the repository
 )
 
-// Modes are all of them.
-var Modes = []Mode{Report, Revert, Ask, Adopt}
-
 // Ignore is drift that is not acted on until its end.
 type Ignore struct {
 	Kind   string // "Deployment", "Deployment.apps" or a Terraform resource type

@@ -62,7 +62,7 @@ func (a *anonymous) named(now time.Time) []unnamed {
 	return out
 }
 
-// attribute names the user who made f, or remembers that nobody is known yet.
+// attribute names the user who made f, if that is known.
 func (r *Reconciler) attribute(d *deployment, f targets.Finding) targets.Finding {
 	a, ok := d.target.(targets.Attributor)
 	if !ok {
@@ -99,13 +99,9 @@ func (r *Reconciler) Learned(ctx context.Context) {
 			note += fmt.Sprintf(" from %s with %s", strings.Join(o.SourceIPs, ", "), o.UserAgent)
 		}
 		note = r.Scrub(note)
-		e := s.entry(ledger.Drift, "attributed", note)
-		e.Subject = f.Ref
-		r.recordLater(ctx, e, bodies(map[string]any{"finding": f}))
+		r.recordFinding(ctx, s, ledger.Drift, "attributed", f, note)
 		r.Log.InfoContext(ctx, "drift attributed", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()),
 			slog.String("finding", f.Ref), slog.String("actor", f.Who()), slog.String("what", note))
-		ev := s.event(EventDrift, "actor/"+f.Ref, note)
-		ev.Object, ev.Class, ev.Actor = f.ID.String(), string(f.Class), f.Who()
-		r.tell(ev)
+		r.tell(s.eventOf(EventDrift, "actor/"+f.Ref, note, f))
 	}
 }

@@ -132,6 +132,20 @@ func (r *Reconciler) verdict(ctx context.Context, s *stack, d *deployment, f tar
 	return v
 }
 
+// recordFinding appends an entry about a finding, under its name.
+func (r *Reconciler) recordFinding(ctx context.Context, s *stack, t ledger.Type, outcome string, f targets.Finding, note string) {
+	e := s.entry(t, outcome, note)
+	e.Subject = f.Ref
+	r.recordLater(ctx, e, bodies(map[string]any{"finding": f}))
+}
+
+// eventOf returns an event about a finding of s.
+func (s *stack) eventOf(t EventType, key, message string, f targets.Finding) Event {
+	e := s.event(t, key, message)
+	e.Object, e.Class, e.Actor = f.ID.String(), string(f.Class), f.Who()
+	return e
+}
+
 // recordFight tells of a fight, once.
 func (r *Reconciler) recordFight(ctx context.Context, s *stack, v drift.Verdict) {
 	f := v.Finding
@@ -146,11 +160,8 @@ func (r *Reconciler) recordFight(ctx context.Context, s *stack, v drift.Verdict)
 	}
 	note = r.Scrub(note)
 	r.metrics.found(s.TargetName, f, string(v.Action))
-	e := s.entry(ledger.Drift, string(v.Action), note)
-	e.Subject = f.Ref
-	r.recordLater(ctx, e, bodies(map[string]any{"finding": f}))
-	ev := s.event(EventDrift, "fight/"+f.ID.String(), note+"; it is reverted less and less often")
-	ev.Object, ev.Class, ev.Actor = f.ID.String(), string(f.Class), f.Who()
+	r.recordFinding(ctx, s, ledger.Drift, string(v.Action), f, note)
+	ev := s.eventOf(EventDrift, "fight/"+f.ID.String(), note+"; it is reverted less and less often", f)
 	ev.Hint = "stop the other side, or have one of the two let go: an ignore rule, conflicts: yield, or the field out of the repository"
 	r.tell(ev)
 	r.Log.WarnContext(ctx, "fight", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()),
@@ -174,11 +185,8 @@ func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict)
 		note += " until " + v.Until.UTC().Format(time.RFC3339)
 	}
 	note = r.Scrub(note)
-	entry := s.entry(ledger.Drift, string(v.Action), note)
-	entry.Subject = f.Ref
-	r.recordLater(ctx, entry, bodies(map[string]any{"finding": f}))
-	e := s.event(EventDrift, "drift/"+f.ID.String(), note)
-	e.Object, e.Class, e.Actor = f.ID.String(), string(f.Class), f.Who()
+	r.recordFinding(ctx, s, ledger.Drift, string(v.Action), f, note)
+	e := s.eventOf(EventDrift, "drift/"+f.ID.String(), note, f)
 	switch v.Action {
 	case drift.Asked:
 		e.Hint = fmt.Sprintf("holdfast approve %s %s reverts it", s.Name, f.Ref)
@@ -260,29 +268,30 @@ func (r *Reconciler) repair(ctx context.Context, s *stack) (err error) {
 		}
 		endSpan(span, r.Scrub, err)
 	}()
-	p, err := r.plan(ctx, d.basis, d.rendered, ids...)
-	if err == nil {
-		err = r.restore(ctx, s, d, p, ids, detected)
-	}
-	if err == nil || len(ids) == 1 || fault.KindOf(err) == fault.Transient {
+	attempt := func(detected map[plan.ObjectID]time.Time) error {
+		ids := slices.SortedFunc(maps.Keys(detected), plan.ObjectID.Compare)
+		p, err := r.plan(ctx, d.basis, d.rendered, ids...)
 		if err != nil {
-			s.live.addPending(detected) // for whoever tries again
+			return err
 		}
-		return err
+		return r.restore(ctx, s, d, p, ids, detected)
 	}
-	// One that cannot be restored does not keep the others from it.
-	var errs []error
-	for _, id := range ids {
-		p, err := r.plan(ctx, d.basis, d.rendered, id)
-		if err == nil {
-			err = r.restore(ctx, s, d, p, []plan.ObjectID{id}, map[plan.ObjectID]time.Time{id: detected[id]})
+	err = attempt(detected)
+	if err != nil && len(ids) > 1 && fault.KindOf(err) != fault.Transient {
+		// One that cannot be restored does not keep the others from it.
+		var errs []error
+		left := map[plan.ObjectID]time.Time{}
+		for _, id := range ids {
+			if err := attempt(map[plan.ObjectID]time.Time{id: detected[id]}); err != nil {
+				errs, left[id] = append(errs, err), detected[id]
+			}
 		}
-		if err != nil {
-			s.live.addPending(map[plan.ObjectID]time.Time{id: detected[id]})
-		}
-		errs = append(errs, err)
+		err, detected = errors.Join(errs...), left
 	}
-	return errors.Join(errs...)
+	if err != nil {
+		s.live.addPending(detected) // for whoever tries again
+	}
+	return err
 }
 
 // restore applies p, which leads back to d, and closes the findings for ids. The
@@ -320,13 +329,10 @@ func (r *Reconciler) restore(ctx context.Context, s *stack, d *deployment, p pla
 // ended records that findings are over, and tells people.
 func (r *Reconciler) ended(ctx context.Context, s *stack, t EventType, findings []targets.Finding) {
 	for _, f := range findings {
-		at := time.Now().UTC()
-		entry := s.entry(ledger.Ended, string(t), fmt.Sprintf("%s %s: %s after %s, seen from %s to %s", f.ID, f.Class, t, at.Sub(f.Detected).Round(time.Millisecond),
+		r.recordFinding(ctx, s, ledger.Ended, string(t), f, fmt.Sprintf("%s %s: %s after %s, seen from %s to %s", f.ID, f.Class, t, time.Since(f.Detected).Round(time.Millisecond),
 			f.Detected.UTC().Format(time.RFC3339), f.LastSeen.UTC().Format(time.RFC3339)))
-		entry.Subject = f.Ref
-		r.recordLater(ctx, entry, bodies(map[string]any{"finding": f}))
-		e := s.event(t, "drift/"+f.ID.String(), "the object is again as it was granted")
-		e.Object, e.Class, e.Actor, e.Resolved = f.ID.String(), string(f.Class), f.Who(), true
+		e := s.eventOf(t, "drift/"+f.ID.String(), "the object is again as it was granted", f)
+		e.Resolved = true
 		r.tell(e)
 	}
 }
