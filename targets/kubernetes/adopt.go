@@ -185,7 +185,7 @@ func (t *Target) adopting(c *change, live *unstructured.Unstructured) {
 // migrate makes the fields of the managers that c takes over ours, if the object
 // is as it was judged, and returns its version then.
 func (t *Target) migrate(ctx context.Context, c *change) (string, error) {
-	for range maxConflicts {
+	for range attempts(ctx) {
 		live, err := t.as.get(ctx, c.res, c.ID)
 		if err != nil {
 			return "", t.c.apiError(opApply, c.ID, err)
@@ -209,7 +209,7 @@ func (t *Target) migrate(ctx context.Context, c *change) (string, error) {
 			return "", t.c.apiError(opApply, c.ID, err)
 		}
 	}
-	return "", fault.New(fault.Transient, opApply, "", "%s: somebody else writes it all the time", c.ID)
+	return "", t.contended(ctx, opApply, c.res, c.ID)
 }
 
 // migrated returns the managed fields of u with those of the managers in from as ours.

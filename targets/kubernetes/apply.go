@@ -26,7 +26,6 @@ const (
 	// server-side apply creates an absent object and answers 409 for one that
 	// exists, so that a create needs no look-up of its own.
 	absentVersion      = "1"
-	maxConflicts       = 5
 	establishedTimeout = 60 * time.Second
 )
 
@@ -378,7 +377,7 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 			return err
 		}
 	}
-	for range maxConflicts {
+	for range attempts(ctx) {
 		live, begun, err := t.send(ctx, c, at)
 		switch {
 		case err == nil:
@@ -399,7 +398,7 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		}
 		at = now
 	}
-	return fault.New(fault.Transient, opApply, "", "%s: somebody else writes it all the time", c.ID)
+	return t.contended(ctx, opApply, c.res, c.ID)
 }
 
 func moved(err error) bool { return apierrors.IsConflict(err) || errors.Is(err, errMoved) }
@@ -425,7 +424,7 @@ func (t *Target) send(ctx context.Context, c *change, at string) (live *unstruct
 	}
 	left := live
 	live, err = t.as.apply(ctx, c.res, with(u, meta), false)
-	for range maxConflicts {
+	for range attempts(ctx) {
 		if !begun || !apierrors.IsConflict(err) {
 			break
 		}

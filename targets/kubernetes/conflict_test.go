@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -160,5 +161,39 @@ func TestYieldBelowAForgedEntry(t *testing.T) {
 	}
 	if len(at) != 1 || at[0] != "/spec/sessionAffinity" {
 		t.Errorf("yielded: %v", at)
+	}
+}
+
+// Who writes an object without end is named, and nobody waits for long.
+func TestContended(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	tt := target(t, c.Config, ns, nil, func(*Spec) {})
+	r := deploy(t, tt, map[string]string{"c.yaml": configMap("c", "1")})
+	o := r.Private.(*rendering).objects[0]
+	res, err := tt.c.resource(t.Context(), o.u.GroupVersionKind())
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(t, d, "writer", "configmaps", ns, "c", `{"data":{"key":"2"}}`)
+	if err := tt.contended(t.Context(), opApply, res, o.id); fault.KindOf(err) != fault.Transient || !strings.Contains(err.Error(), "managed by ") || !strings.Contains(err.Error(), "writer") {
+		t.Errorf("contended: %v", err)
+	}
+	n := 0
+	for range attempts(t.Context()) {
+		n++
+	}
+	if n != maxAttempts {
+		t.Errorf("%d attempts", n)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	n = 0
+	for range attempts(ctx) {
+		n++
+	}
+	if err := tt.contended(ctx, opApply, res, o.id); n != 2 || !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end: %d attempts, %v", n, err)
 	}
 }

@@ -275,7 +275,7 @@ func margin(duration time.Duration) time.Duration { return duration / 6 }
 func (c *Cluster) tryLease(ctx context.Context, other *sight, starting bool) (holder string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Lease.Duration/3)
 	defer cancel()
-	for range maxConflicts {
+	for range attempts(ctx) {
 		holder, err = c.writeLease(ctx, other, starting)
 		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 			break

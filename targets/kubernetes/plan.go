@@ -237,13 +237,13 @@ func (t *Target) change(ctx context.Context, o *desired, res resource, owned map
 	if absent {
 		return t.creation(o, res), t.unclaimed(o.id, owned)
 	}
-	for range maxConflicts {
+	for range attempts(ctx) {
 		c, err := t.difference(ctx, o, res, owned)
 		if !errors.Is(err, errMoved) {
 			return c, err
 		}
 	}
-	return nil, fault.New(fault.Transient, opPlan, "", "%s: somebody else writes it all the time", o.id)
+	return nil, t.contended(ctx, opPlan, res, o.id)
 }
 
 func (t *Target) creation(o *desired, res resource) *change {
@@ -346,7 +346,7 @@ func removedIsForeign(ds []difference) {
 // dry run is bound to the version that was read: otherwise what a controller
 // writes in between would look like a change of ours.
 func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool) (live, after *unstructured.Unstructured, reason string, err error) {
-	for range maxConflicts {
+	for range attempts(ctx) {
 		if live, err = t.as.get(ctx, res, o.id); err != nil {
 			return nil, nil, "", t.c.apiError(opPlan, o.id, err)
 		}
@@ -378,7 +378,7 @@ func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned boo
 			return live, nil, reason, t.c.apiError(opPlan, o.id, err)
 		}
 	}
-	return nil, nil, "", fault.New(fault.Transient, opPlan, "", "%s: somebody else writes it all the time", o.id)
+	return nil, nil, "", t.contended(ctx, opPlan, res, o.id)
 }
 
 // unclaimed refuses to create what another stack declares too.

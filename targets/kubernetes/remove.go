@@ -102,7 +102,7 @@ var markPointers = []string{
 // release takes our marks off an object that is as it was judged, and leaves
 // everything else as it is.
 func (t *Target) release(ctx context.Context, c *change) error {
-	for range maxConflicts {
+	for range attempts(ctx) {
 		live, err := t.as.get(ctx, c.res, c.ID)
 		if err != nil {
 			return t.c.apiError(opApply, c.ID, err)
@@ -119,7 +119,7 @@ func (t *Target) release(ctx context.Context, c *change) error {
 			return t.c.apiError(opApply, c.ID, err)
 		}
 	}
-	return fault.New(fault.Transient, opApply, "", "%s: somebody else writes it all the time", c.ID)
+	return t.contended(ctx, opApply, c.res, c.ID)
 }
 
 // unmark returns the operations that take our marks off live.
