@@ -364,10 +364,10 @@ func (r *Reconciler) compare(ctx context.Context, s *stack) time.Duration {
 	return s.again(kind)
 }
 
-// comparison plans d from the world. Where one object has no way back, the others are
+// comparison plans d from the world as ask does. Where one object has no way back, the others are
 // compared by themselves; only if none can be, the error is returned.
-func (r *Reconciler) comparison(ctx context.Context, d *deployment) (plan.Plan, error) {
-	p, err := d.target.Plan(ctx, d.rendered)
+func (r *Reconciler) comparison(ctx context.Context, d *deployment, ask func(context.Context, targets.Target, targets.Rendered) (plan.Plan, error)) (plan.Plan, error) {
+	p, err := ask(ctx, d.target, d.rendered)
 	t, ok := d.target.(targets.Restorer)
 	if kind := fault.KindOf(err); err == nil || !ok || kind != fault.Denied && kind != fault.Invalid {
 		return p, err
@@ -398,7 +398,8 @@ func (r *Reconciler) comparison(ctx context.Context, d *deployment) (plan.Plan, 
 }
 
 // compareNow returns what differs. With act, it is recorded and, where the
-// stack's rules say so, reverted.
+// stack's rules say so, reverted; without, everything is looked at anew, whatever the
+// target knows already.
 func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targets.Finding, error) {
 	d := s.granted()
 	if d == nil {
@@ -408,7 +409,13 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 		return nil, nil
 	}
 	start := time.Now()
-	p, err := r.comparison(ctx, d)
+	ask := func(ctx context.Context, t targets.Target, rendered targets.Rendered) (plan.Plan, error) {
+		return t.Plan(ctx, rendered)
+	}
+	if act {
+		ask = recall
+	}
+	p, err := r.comparison(ctx, d, ask)
 	if err != nil {
 		return nil, err
 	}

@@ -243,12 +243,26 @@ func (r *Reconciler) evaluate(ctx context.Context, b basis, in policy.Input) (po
 
 func (r *Reconciler) plan(ctx context.Context, b basis, rendered targets.Rendered, only ...plan.ObjectID) (plan.Plan, error) {
 	ctx, step := r.stage(ctx, stagePlan, b.TargetName)
-	p, err := b.target.Plan(ctx, rendered, only...)
+	var p plan.Plan
+	var err error
+	if len(only) == 0 {
+		p, err = recall(ctx, b.target, rendered)
+	} else {
+		p, err = b.target.Plan(ctx, rendered, only...)
+	}
 	if err == nil && step.IsRecording() {
 		step.SetAttributes(attrPlan.String(p.Digest().String()))
 	}
 	step.end(err)
 	return p, err
+}
+
+// recall plans everything, with what the target knows from watching where it can.
+func recall(ctx context.Context, t targets.Target, r targets.Rendered) (plan.Plan, error) {
+	if t, ok := t.(targets.Recaller); ok {
+		return t.Recall(ctx, r)
+	}
+	return t.Plan(ctx, r)
 }
 
 // pass asks the gate, by admit or by restore, which returns when the intent is

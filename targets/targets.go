@@ -205,6 +205,15 @@ type Observer interface {
 	Observe(ctx context.Context, r Rendered, found func(Finding)) error
 }
 
+// Recaller is an optional ability of an [Observer]: what it has watched since it looked
+// at it last needs no look.
+type Recaller interface {
+	// Recall is Plan of all objects, where those count as being as r declares them that
+	// were so when they were looked at last and of which nothing was heard since. What
+	// happened in the very last moments may be missing in it; an observer tells of it.
+	Recall(ctx context.Context, r Rendered) (plan.Plan, error)
+}
+
 // Adopter is an optional ability: drift becomes a change of the repository.
 type Adopter interface {
 	// Adopt returns the files of s as they would have to be for found to be what is

@@ -99,7 +99,7 @@ const (
 // wave creates and changes the objects of wave n, stage by stage, when everything in
 // the lower ones is healthy. A repair does not wait: what it restores ran before.
 func (w *writer) wave(ctx context.Context, n int) error {
-	if w.priv.inv != nil {
+	if !w.priv.few {
 		if err := w.lower(ctx, n); err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (w *writer) wave(ctx context.Context, n int) error {
 	var failed []error
 	for s := range 4 {
 		if err := w.stage(ctx, func(c *change) bool { return c.obj != nil && c.obj.wave == n && stage(c.obj.u) == s }); err != nil {
-			if w.priv.inv != nil {
+			if !w.priv.few {
 				return err
 			}
 			failed = append(failed, err) // what is restored does not wait for what cannot be
@@ -243,14 +243,18 @@ func stale(id plan.ObjectID, why string) error {
 }
 
 // recheck reads every object again that exists, and returns the versions at
-// which each was as judged.
+// which each was as judged. What is written at the version that was judged only, and
+// is at that version as far as the watch has told, is not read.
 func (t *Target) recheck(ctx context.Context, priv *planned) ([]string, error) {
 	versions := make([]string, len(priv.changes))
 	errs := make([]error, len(priv.changes))
 	g := new(errgroup.Group)
 	g.SetLimit(t.c.cfg.Workers)
 	for i := range priv.changes {
-		if c := &priv.changes[i]; c.Action != plan.Create {
+		c := &priv.changes[i]
+		if c.Action == plan.Update && t.c.unmovedSince(c.ID, c.rv) {
+			versions[i] = c.version
+		} else if c.Action != plan.Create {
 			g.Go(func() error {
 				versions[i], errs[i] = t.unmoved(ctx, c)
 				return nil
@@ -452,7 +456,7 @@ func (t *Target) settle(c *change, live *unstructured.Unstructured) error {
 		t.c.doubt(t, c.ID)
 		return nil
 	}
-	t.c.clean(t, c.ID, live, true)
+	t.c.clean(t, c.obj, live, true)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -294,8 +295,15 @@ func (t *Target) setOwned(entries map[plan.ObjectID]entry) {
 		}
 	}
 	t.ownedMu.Lock()
-	t.owned, t.ran = owned, ran
+	t.owned, t.ran, t.entries = owned, ran, entries
 	t.ownedMu.Unlock()
+}
+
+// says reports whether the inventory, as it was read or written last, says wanted.
+func (t *Target) says(wanted map[plan.ObjectID]entry) bool {
+	t.ownedMu.Lock()
+	defer t.ownedMu.Unlock()
+	return t.entries != nil && maps.Equal(t.entries, wanted)
 }
 
 // ownedNow returns what the inventory said last, and reads it once if need be.

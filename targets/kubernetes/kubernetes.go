@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -96,6 +97,7 @@ type Cluster struct {
 	cfg   ClusterConfig
 	conf  *rest.Config // of all connections
 	dyn   dynamic.Interface
+	meta  metadata.Interface
 	disco discovery.DiscoveryInterface
 	self  *session // the daemon's own
 
@@ -109,6 +111,7 @@ type Cluster struct {
 	resourcesMu sync.Mutex
 	resources   map[schema.GroupVersionKind]resource
 
+	definitions []schema.GroupVersionKind // that are watched
 	kinds       kindTable
 	healthRules map[string]*healthRule // by kind
 	claims      *Claims
@@ -191,14 +194,19 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: connection: %w", err)
 	}
+	meta, err := metadata.NewForConfigAndClient(conf, client)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: connection: %w", err)
+	}
 	disco, err := discovery.NewDiscoveryClientForConfigAndClient(conf, client)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: connection: %w", err)
 	}
 	return &Cluster{
 		conf: conf, self: &session{dyn: dyn, manager: cfg.FieldManager}, sessions: map[string]*session{},
-		cfg: cfg, dyn: dyn, disco: disco, process: thisProcess, agent: conf.UserAgent,
+		cfg: cfg, dyn: dyn, meta: meta, disco: disco, process: thisProcess, agent: conf.UserAgent,
 		resources:   map[schema.GroupVersionKind]resource{},
+		definitions: definitions,
 		kinds:       kinds,
 		healthRules: health,
 		claims:      cfg.Claims,
@@ -266,7 +274,8 @@ type Target struct {
 	healthRules map[string]*healthRule // by kind
 
 	ownedMu sync.Mutex
-	owned   map[plan.ObjectID]bool          // what the inventory said last; nil: not read yet
+	entries map[plan.ObjectID]entry         // what the inventory said last, not modified; nil: not read yet
+	owned   map[plan.ObjectID]bool          // of entries
 	ran     map[plan.ObjectID]digest.Digest // Jobs that it says were made
 	leaving map[plan.ObjectID]entry         // what is being deleted and not declared any more
 
@@ -278,6 +287,7 @@ var (
 	_ targets.Pinner        = (*Target)(nil)
 	_ targets.HealthChecker = (*Target)(nil)
 	_ targets.Observer      = (*Target)(nil)
+	_ targets.Recaller      = (*Target)(nil)
 	_ targets.Closer        = (*Target)(nil)
 	_ targets.Attributor    = (*Target)(nil)
 	_ targets.Claimer       = (*Target)(nil)
@@ -350,6 +360,7 @@ func (t *Target) Close() error {
 func (c *Cluster) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { c.watchDefinitions(ctx) })
 	c.mu.Lock()
 	c.pending = c.pending[:0]
 	for _, w := range c.watches {

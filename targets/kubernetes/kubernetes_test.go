@@ -112,6 +112,14 @@ func cluster(t testing.TB, conf *rest.Config, log *syncBuffer) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.definitions = nil // those of other tests, which have everything looked at anew
+	running(t, c)
+	return c
+}
+
+// running has the watches of c run until t ends.
+func running(t testing.TB, c *Cluster) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -121,7 +129,6 @@ func cluster(t testing.TB, conf *rest.Config, log *syncBuffer) *Cluster {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return c
 }
 
 func configMap(name, value string) string {

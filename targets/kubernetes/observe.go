@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -24,6 +25,9 @@ type tracked struct {
 	t   *Target
 	uid string
 	rv  uint64 // the newest version that was judged
+	// want is the digest of what was declared when the object was as it should be;
+	// empty: it is not, or that is being looked at.
+	want digest.Digest
 	// state is the digest of the values under our field set or, if full, of
 	// everything but the status: for an object whose fields we do not all own.
 	state [32]byte
@@ -40,6 +44,7 @@ type tracked struct {
 // observation is what a target remembers for [Target.Observe]. Guarded by Cluster.mu.
 type observation struct {
 	dirty   map[plan.ObjectID]sign // objects to look at
+	found   map[plan.ObjectID]confirmed
 	wake    chan struct{}
 	busy    int           // applies under way
 	epoch   int           // grows when an apply starts or ends
@@ -51,20 +56,35 @@ type observation struct {
 type sign struct {
 	version uint64    // of the event; 0: there was none
 	at      time.Time // when the first sign came
+	// live is the object at version, if the event told; it is not modified.
+	live *unstructured.Unstructured
 }
+
+// confirmed is a difference that was found and is about to be repaired.
+type confirmed struct {
+	change *change
+	ren    *rendering
+	at     time.Time
+}
+
+// confirmedFor is how long a repair may rest on a difference that was found before it.
+const confirmedFor = 5 * time.Second
 
 func newObservation() observation {
-	return observation{dirty: map[plan.ObjectID]sign{}, wake: make(chan struct{}, 1)}
+	return observation{dirty: map[plan.ObjectID]sign{}, found: map[plan.ObjectID]confirmed{}, wake: make(chan struct{}, 1)}
 }
 
-// mark has the object looked at.
-func (o *observation) mark(id plan.ObjectID, version uint64) {
-	old, ok := o.dirty[id]
+// mark has the object looked at. live is nil where it is not known.
+func (o *observation) mark(id plan.ObjectID, version uint64, live *unstructured.Unstructured) {
+	s, ok := o.dirty[id]
 	if !ok {
-		old.at = time.Now()
+		s.at = time.Now()
 	}
-	old.version = max(old.version, version)
-	o.dirty[id] = old
+	if version >= s.version {
+		s.version, s.live = version, live
+	}
+	o.dirty[id] = s
+	delete(o.found, id)
 }
 
 func (o *observation) notify() {
@@ -74,10 +94,11 @@ func (o *observation) notify() {
 	}
 }
 
-// clean remembers live as what it should be. complete says that our field set in
+// clean remembers live as what o should be. complete says that our field set in
 // it covers everything that we declare.
-func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstructured, complete bool) {
-	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), foreign: c.foreignState(id, live)}
+func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, complete bool) {
+	id := o.id
+	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), want: o.after, foreign: c.foreignState(id, live)}
 	var ok bool
 	if tr.state, ok = c.ownState(live); !ok || !complete {
 		tr.state, tr.full = c.fullState(live), true
@@ -89,6 +110,7 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 		return
 	}
 	c.tracked[id] = tr
+	delete(t.obs.found, id)
 	if was, dirty := t.obs.dirty[id]; dirty && was.version <= tr.rv {
 		delete(t.obs.dirty, id)
 	}
@@ -101,13 +123,84 @@ func (c *Cluster) clean(t *Target, id plan.ObjectID, live *unstructured.Unstruct
 // than version at already, before there was anything to compare it with: another
 // version, or that it is gone. The caller holds mu.
 func (c *Cluster) overtaken(t *Target, id plan.ObjectID, at uint64) {
-	for _, w := range c.watches {
+	for w := range c.covering(id) {
 		newest, there := w.seen[id]
-		if w.covers(id) && (newest > at || !there && w.at >= at && w.at > 0) {
-			t.obs.mark(id, max(newest, w.at))
+		if newest > at || !there && w.at >= at && w.at > 0 {
+			t.obs.mark(id, max(newest, w.at), nil)
 			t.obs.notify()
 		}
 	}
+}
+
+// covering yields the watches that tell of an object. The caller holds mu.
+func (c *Cluster) covering(id plan.ObjectID) iter.Seq[*watch] {
+	return func(yield func(*watch) bool) {
+		kind := groupKind(id.Kind)
+		if w := c.watches[watchKey{kind, ""}]; w != nil && !yield(w) || id.Namespace == "" {
+			return
+		}
+		if w := c.watches[watchKey{kind, id.Namespace}]; w != nil {
+			yield(w)
+		}
+	}
+}
+
+// newest reports whether a watch tells of the object, and has told of nothing newer
+// than version at. The caller holds mu.
+func (c *Cluster) newest(id plan.ObjectID, at uint64) bool {
+	watched := false
+	for w := range c.covering(id) {
+		if w.forbidden {
+			continue
+		}
+		if w.at == 0 || w.seen[id] > at {
+			return false
+		}
+		watched = true
+	}
+	return watched
+}
+
+// stands reports whether o is in the world as it is declared, as far as that is known
+// without asking: it was when it was looked at last, and nothing was heard of it since.
+func (c *Cluster) stands(t *Target, o *desired) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tr := c.tracked[o.id]
+	_, dirty := t.obs.dirty[o.id]
+	return tr != nil && tr.t == t && tr.want == o.after && !dirty && c.newest(o.id, tr.rv)
+}
+
+// unmovedSince reports whether the watch has told of the object at version at, and of
+// nothing newer.
+func (c *Cluster) unmovedSince(id plan.ObjectID, at uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.newest(id, at) {
+		return false
+	}
+	for w := range c.covering(id) {
+		if w.seen[id] == at {
+			return true
+		}
+	}
+	return false
+}
+
+// lately returns the change that was found out about o a moment ago, or nil. It is
+// given out once.
+func (c *Cluster) lately(t *Target, ren *rendering, o *desired) *change {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, ok := t.obs.found[o.id]
+	delete(t.obs.found, o.id)
+	if !ok || f.ren.sum != ren.sum || time.Since(f.at) > confirmedFor || f.change.After != o.after {
+		return nil
+	}
+	if f.change.Action == plan.Update && !c.newest(o.id, f.change.rv) {
+		return nil
+	}
+	return f.change
 }
 
 // covers reports whether the watch tells of the object.
@@ -122,19 +215,7 @@ func (c *Cluster) healthy(t *Target, id plan.ObjectID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	tr := c.tracked[id]
-	if tr == nil || tr.t != t || !tr.current {
-		return false
-	}
-	watched := false
-	for _, w := range c.watches {
-		if w.covers(id) && !w.forbidden {
-			if w.at == 0 || w.seen[id] > tr.healthAt {
-				return false
-			}
-			watched = true
-		}
-	}
-	return watched
+	return tr != nil && tr.t == t && tr.current && c.newest(id, tr.healthAt)
 }
 
 // reached notes that a watch has told of everything up to a version, or with 0
@@ -153,6 +234,7 @@ func (c *Cluster) drifted(t *Target, ch change) {
 		return
 	}
 	tr := &tracked{t: t, uid: ch.UID, rv: ch.rv, state: ch.full, full: true, foreign: ch.foreign}
+	delete(t.obs.found, ch.ID)
 	if old := c.tracked[ch.ID]; old != nil && old.t == t {
 		tr.rv, tr.cutOff = max(tr.rv, old.rv), old.cutOff
 		tr.current, tr.healthAt = old.current, old.healthAt
@@ -164,7 +246,7 @@ func (c *Cluster) drifted(t *Target, ch change) {
 func (c *Cluster) doubt(t *Target, id plan.ObjectID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t.obs.mark(id, 0)
+	t.obs.mark(id, 0, nil)
 	t.obs.notify()
 }
 
@@ -175,6 +257,7 @@ func (c *Cluster) untrack(t *Target, id plan.ObjectID) {
 		delete(c.tracked, id)
 	}
 	delete(t.obs.dirty, id)
+	delete(t.obs.found, id)
 }
 
 func (c *Cluster) forget(t *Target) {
@@ -187,6 +270,7 @@ func (c *Cluster) forget(t *Target) {
 	}
 	t.obs.closed = true
 	clear(t.obs.dirty)
+	clear(t.obs.found)
 	c.release(t, func(watchKey) bool { return false })
 }
 
@@ -246,7 +330,10 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 		tr.rv = at
 		return
 	}
-	tr.t.obs.mark(id, at)
+	if deleted { // or it left the label behind: it may still be there
+		u = nil
+	}
+	tr.t.obs.mark(id, at, u)
 	tr.t.obs.notify()
 }
 
@@ -276,7 +363,7 @@ func (c *Cluster) absent(w *watch, there map[plan.ObjectID]bool, at uint64) {
 	}
 	for id, tr := range c.tracked {
 		if w.covers(id) && !there[id] && tr.rv <= at && tr.uid != "" {
-			tr.t.obs.mark(id, at)
+			tr.t.obs.mark(id, at, nil)
 			tr.t.obs.notify()
 		}
 	}
@@ -346,7 +433,7 @@ func (c *Cluster) requeue(t *Target, ids map[plan.ObjectID]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id := range ids {
-		t.obs.mark(id, 0)
+		t.obs.mark(id, 0, nil)
 	}
 }
 
@@ -372,7 +459,7 @@ func (t *Target) begin(ctx context.Context, ren *rendering) {
 	t.c.release(t, func(k watchKey) bool { return needed[k] || unplaced[k.kind] })
 	for _, id := range ids {
 		if tr := t.c.tracked[id]; tr == nil || tr.t != t {
-			t.obs.mark(id, 0)
+			t.obs.mark(id, 0, nil)
 		}
 	}
 	t.obs.notify()
@@ -387,13 +474,18 @@ func (t *Target) take(ren *rendering) ([]plan.ObjectID, map[plan.ObjectID]sign, 
 	}
 	signs := t.obs.dirty
 	t.obs.dirty = map[plan.ObjectID]sign{}
+	for id := range signs { // until it is found to be as it should
+		if tr := t.c.tracked[id]; tr != nil && tr.t == t {
+			tr.want = ""
+		}
+	}
 	return slices.SortedFunc(maps.Keys(signs), plan.ObjectID.Compare), signs, t.obs.epoch
 }
 
 // confirm plans ids, each by itself, and reports what differs. It returns why
 // objects could not be judged.
 func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectID, signs map[plan.ObjectID]sign, epoch int, found func(targets.Finding)) map[plan.ObjectID]error {
-	changes, failed := t.inspect(ctx, ren, ids)
+	changes, failed := t.inspect(ctx, ren, ids, signs)
 	t.c.mu.Lock()
 	moved := t.obs.epoch != epoch
 	if moved { // by an apply: all of it is judged again
@@ -411,6 +503,7 @@ func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectI
 	now := time.Now().UTC()
 	for _, c := range changes {
 		t.c.drifted(t, *c)
+		t.repairable(ren, c)
 		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now, Noticed: signs[c.ID].at, Excuse: targets.ExcuseOf(c.Change)}
 		switch {
 		case c.Action == plan.Create:
@@ -426,8 +519,20 @@ func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectI
 	return failed
 }
 
+// repairable keeps a change that was confirmed for the repair that may follow.
+func (t *Target) repairable(ren *rendering, c *change) {
+	if !c.whole {
+		return
+	}
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	if _, newer := t.obs.dirty[c.ID]; !newer && !t.obs.closed {
+		t.obs.found[c.ID] = confirmed{change: c, ren: ren, at: time.Now()}
+	}
+}
+
 // inspect plans ids, each by itself.
-func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectID) ([]*change, map[plan.ObjectID]error) {
+func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectID, signs map[plan.ObjectID]sign) ([]*change, map[plan.ObjectID]error) {
 	failed := map[plan.ObjectID]error{}
 	owned, err := t.ownedNow(ctx)
 	if err != nil {
@@ -455,13 +560,14 @@ func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectI
 			objs, all = append(objs, placed), append(all, res)
 		}
 	}
-	changes, errs := t.each(ctx, objs, all, owned)
+	changes, errs := t.each(ctx, objs, all, owned, func(id plan.ObjectID) *unstructured.Unstructured { return signs[id].live })
 	var good []*change
 	for i, o := range objs {
 		switch {
 		case errs[i] != nil && (changes[i] == nil || changes[i].Action == plan.Create):
 			failed[o.id] = errs[i]
 		case changes[i] != nil: // also if there is no way back: whoever tries to repair it learns why
+			changes[i].whole = errs[i] == nil
 			good = append(good, changes[i])
 		}
 	}

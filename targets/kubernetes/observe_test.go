@@ -51,11 +51,11 @@ func TestEventsBeforeTheJudgementEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := &watch{c: tt.c, key: watchKey{kind: kind}, seen: map[plan.ObjectID]uint64{}}
+			tc.tell(tt.c, w)
 			tt.c.mu.Lock()
 			tt.c.watches[w.key] = w
 			tt.c.mu.Unlock()
-			tc.tell(tt.c, w)
-			tt.c.clean(tt, id, object("5"), true)
+			tt.c.clean(tt, &desired{id: id}, object("5"), true)
 			tt.c.mu.Lock()
 			defer tt.c.mu.Unlock()
 			if _, dirty := tt.obs.dirty[id]; dirty != tc.dirty {

@@ -26,7 +26,8 @@ type planned struct {
 	owner   string
 	ren     *rendering
 	changes []change
-	inv     *inventory // nil: a plan of a few objects
+	few     bool       // only some objects were planned
+	inv     *inventory // nil: it was not read, and says what the stack declares, or few
 	wanted  map[plan.ObjectID]entry
 	ends    bool // nothing is left of the stack afterwards, not even its inventory
 }
@@ -45,7 +46,9 @@ type change struct {
 	foreign   [32]byte // the state of what we did not declare in the live object
 	takes     []string // managers whose fields become ours before the apply
 	full      [32]byte // of the live object
-	rv        uint64
+	rv        uint64   // of the live object, as is version
+	version   string
+	whole     bool // there is a way to it, as far as is known
 	// Of a delete or a replacement: how the object goes. Of a delete: the stage and
 	// the wave that made it, and whether only the end of the stack lets go of it.
 	propagation metav1.DeletionPropagation
@@ -56,25 +59,24 @@ type change struct {
 // Plan implements [targets.Target]. Objects that do not exist are planned
 // without a request beyond the look-up; each that exists costs one dry run.
 func (t *Target) Plan(ctx context.Context, r targets.Rendered, only ...plan.ObjectID) (plan.Plan, error) {
-	p, err := t.plan(ctx, r, only)
+	p, err := t.plan(ctx, r, only, false)
 	return p, fault.WithStack(t.spec.Stack, err)
 }
 
-func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.ObjectID) (plan.Plan, error) {
+// Recall implements [targets.Recaller]. An object costs no request of which the watch
+// told nothing since it was found to be as r declares it, nor does the inventory where
+// it says already what r does.
+func (t *Target) Recall(ctx context.Context, r targets.Rendered) (plan.Plan, error) {
+	p, err := t.plan(ctx, r, nil, true)
+	return p, fault.WithStack(t.spec.Stack, err)
+}
+
+func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.ObjectID, recall bool) (plan.Plan, error) {
 	ren, err := t.rendering(r)
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	priv := &planned{owner: t.owner, ren: ren}
-	var owned map[plan.ObjectID]bool
-	if len(only) == 0 {
-		if priv.inv, err = t.readInventory(ctx); err != nil {
-			return plan.Plan{}, err
-		}
-	}
-	if owned, err = t.ownedNow(ctx); err != nil {
-		return plan.Plan{}, err
-	}
+	priv := &planned{owner: t.owner, ren: ren, few: len(only) > 0}
 	objs, res, err := t.placeAll(ctx, ren, only)
 	if err != nil {
 		return plan.Plan{}, err
@@ -83,7 +85,26 @@ func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.Objec
 	for _, o := range objs {
 		priv.wanted[o.id] = o.entry()
 	}
-	changes, err := t.changes(ctx, objs, res, owned)
+	if !priv.few && !(recall && t.says(priv.wanted)) {
+		if priv.inv, err = t.readInventory(ctx); err != nil {
+			return plan.Plan{}, err
+		}
+	}
+	owned, err := t.ownedNow(ctx)
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	known := func(o *desired) (*change, bool) {
+		switch {
+		case priv.few:
+			c := t.c.lately(t, ren, o)
+			return c, c != nil
+		case recall:
+			return nil, t.c.stands(t, o)
+		}
+		return nil, false
+	}
+	changes, err := t.changes(ctx, objs, res, owned, known)
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -175,14 +196,27 @@ func (t *Target) placeAll(ctx context.Context, ren *rendering, only []plan.Objec
 	return objs, all, nil
 }
 
-// changes plans every object.
-func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool) ([]change, error) {
-	out, errs := t.each(ctx, objs, res, owned)
+// changes plans every object that is not known already.
+func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool, known func(*desired) (*change, bool)) ([]change, error) {
+	all := make([]*change, len(objs))
+	var at []int
+	var ask []*desired
+	var places []resource
+	for i, o := range objs {
+		var ok bool
+		if all[i], ok = known(o); !ok {
+			at, ask, places = append(at, i), append(ask, o), append(places, res[i])
+		}
+	}
+	out, errs := t.each(ctx, ask, places, owned, func(plan.ObjectID) *unstructured.Unstructured { return nil })
 	if err := joined(opPlan, errs); err != nil {
 		return nil, err
 	}
+	for i, c := range out {
+		all[at[i]] = c
+	}
 	var list []change
-	for _, c := range out {
+	for _, c := range all {
 		if c != nil {
 			list = append(list, *c)
 		}
@@ -191,8 +225,9 @@ func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, o
 }
 
 // each plans every object by itself, in parallel. Namespaces come first: in one
-// that is about to be created nothing needs to be looked up.
-func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool) ([]*change, []error) {
+// that is about to be created nothing needs to be looked up. told returns the live
+// object that a watch has just told of, or nil.
+func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool, told func(plan.ObjectID) *unstructured.Unstructured) ([]*change, []error) {
 	out := make([]*change, len(objs))
 	errs := make([]error, len(objs))
 	created := map[string]bool{}
@@ -202,7 +237,7 @@ func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owne
 		for i, o := range objs {
 			if (o.id.Kind == namespaceKind.String()) == namespaces {
 				g.Go(func() error {
-					out[i], errs[i] = t.change(ctx, o, res[i], owned, created[o.id.Namespace])
+					out[i], errs[i] = t.change(ctx, o, res[i], owned, created[o.id.Namespace], told(o.id))
 					return nil
 				})
 			}
@@ -233,15 +268,16 @@ func joined(op string, errs []error) error {
 
 // change plans one object. It returns nil when there is nothing to do. With an
 // error it may return how the object differs: that is no plan.
-func (t *Target) change(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool, absent bool) (*change, error) {
+func (t *Target) change(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool, absent bool, live *unstructured.Unstructured) (*change, error) {
 	if absent {
 		return t.creation(o, res), t.unclaimed(o.id, owned)
 	}
 	for range attempts(ctx) {
-		c, err := t.difference(ctx, o, res, owned)
+		c, err := t.difference(ctx, o, res, owned, live)
 		if !errors.Is(err, errMoved) {
 			return c, err
 		}
+		live = nil
 	}
 	return nil, t.contended(ctx, opPlan, res, o.id)
 }
@@ -250,11 +286,11 @@ func (t *Target) creation(o *desired, res resource) *change {
 	return &change{Change: plan.Change{ID: o.id, Action: plan.Create, After: o.after, Source: o.from.at()}, obj: o, res: res}
 }
 
-// difference plans one object that may exist. An error that wraps [errMoved]
-// says that it was written meanwhile.
-func (t *Target) difference(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool) (*change, error) {
+// difference plans one object that may exist, and was told, if that is not nil, a
+// moment ago. An error that wraps [errMoved] says that it was written meanwhile.
+func (t *Target) difference(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool, told *unstructured.Unstructured) (*change, error) {
 	c := t.creation(o, res)
-	live, after, reason, err := t.dryRun(ctx, o, res, owned[o.id])
+	live, after, reason, err := t.dryRun(ctx, o, res, owned[o.id], told)
 	if err != nil && (live == nil || fault.KindOf(err) != fault.Invalid) {
 		return nil, err
 	}
@@ -286,7 +322,7 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 		removedIsForeign(own)
 	}
 	if len(own)+len(foreign) == 0 && t.c.entry(live) != nil {
-		t.c.clean(t, o.id, live, t.c.fieldSet(live) == t.c.fieldSet(after))
+		t.c.clean(t, o, live, t.c.fieldSet(live) == t.c.fieldSet(after))
 		return nil, nil
 	}
 	c.bare = len(own) == 0 && t.c.entry(live) != nil && t.c.fieldSet(live) == t.c.fieldSet(after)
@@ -331,7 +367,8 @@ func (t *Target) update(c *change, live *unstructured.Unstructured, ds []differe
 	c.Action, c.UID, c.Fields = plan.Update, string(live.GetUID()), shown(ds)
 	c.Actor, c.Since = t.c.actor(live, ds)
 	c.Excused, c.Excuse = excuse(live)
-	c.full, c.foreign, c.rv = t.c.fullState(live), t.c.foreignState(c.ID, live), version(live)
+	c.full, c.foreign = t.c.fullState(live), t.c.foreignState(c.ID, live)
+	c.rv, c.version = version(live), live.GetResourceVersion()
 }
 
 // removedIsForeign calls foreign what is there and is not to be.
@@ -345,9 +382,12 @@ func removedIsForeign(ds []difference) {
 // give. When the server calls the result invalid, live comes with the error. The
 // dry run is bound to the version that was read: otherwise what a controller
 // writes in between would look like a change of ours.
-func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool) (live, after *unstructured.Unstructured, reason string, err error) {
+func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool, told *unstructured.Unstructured) (live, after *unstructured.Unstructured, reason string, err error) {
 	for range attempts(ctx) {
-		if live, err = t.as.get(ctx, res, o.id); err != nil {
+		if live, told = told, nil; live == nil {
+			live, err = t.as.get(ctx, res, o.id)
+		}
+		if err != nil {
 			return nil, nil, "", t.c.apiError(opPlan, o.id, err)
 		}
 		if live == nil {

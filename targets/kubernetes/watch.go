@@ -19,7 +19,9 @@ import (
 )
 
 const (
-	listPage   = 500
+	listPage = 500
+	// listEvery is when everything is compared again, whatever the watch told.
+	listEvery  = time.Hour
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 30 * time.Second
 )
@@ -128,9 +130,11 @@ func (w *watch) run(ctx context.Context) {
 	}
 	defer w.stop()
 	at, wait := "", time.Duration(0)
+	var listed time.Time
 	for ctx.Err() == nil {
 		var err error
-		if at == "" {
+		if at == "" || time.Since(listed) > listEvery {
+			listed = time.Now()
 			at, err = w.list(ctx)
 		} else {
 			at, err = w.follow(ctx, at)
