@@ -7,13 +7,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,8 +28,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
@@ -49,15 +47,20 @@ type result struct {
 	ObjectsPerSec float64 `json:"objectsPerSecond"`
 	CPU           float64 `json:"cpuSeconds"`
 	Requests      float64 `json:"apiRequests"`
-	CommitP50     float64 `json:"commitToLiveP50"`
-	CommitP99     float64 `json:"commitToLiveP99"`
-	EditP50       float64 `json:"editToRevertedP50"`
-	EditP99       float64 `json:"editToRevertedP99"`
-	DeleteP50     float64 `json:"deleteToRestoredP50"`
-	DeleteP99     float64 `json:"deleteToRestoredP99"`
+	Commit        moves   `json:"commitToLive"`
+	Edit          moves   `json:"editToReverted"`
+	Delete        moves   `json:"deleteToRestored"`
+	FloorCommit   moves   `json:"floorCommitToLive"`
+	FloorEdit     moves   `json:"floorEditToReverted"`
+	FloorDelete   moves   `json:"floorDeleteToRestored"`
+	Burst         float64 `json:"burstReverted"`
+	FloorBurst    float64 `json:"floorBurstReverted"`
+	Storm         float64 `json:"stormNewestLive"`
 	Restart       float64 `json:"restartSeconds"`
 	IdleCore      float64 `json:"idleCorePercent"`
 	IdleReq       float64 `json:"idleAPIRequests"`
+	Compare       float64 `json:"comparisonCPUSeconds"`
+	CompareReq    float64 `json:"comparisonAPIRequests"`
 	RSS           float64 `json:"rss"`
 	AnonRSS       float64 `json:"anonymousRSS"`
 	TofuPlan      float64 `json:"tofuPlan,omitempty"`
@@ -114,11 +117,17 @@ func print1(w io.Writer, r result) {
 	row("floor: bare server-side applies", "%.2f s", r.FloorSeconds)
 	row("converge from nothing", "%.2f s = %.2f x the floor, %.0f objects/s", r.Converge, r.Ratio, r.ObjectsPerSec)
 	row("  CPU, API requests", "%.2f s, %.0f (%.2f per object)", r.CPU, r.Requests, r.Requests/float64(r.Objects))
-	row("commit to live", "p50 %.0f ms, p99 %.0f ms", r.CommitP50, r.CommitP99)
-	row("edit to reverted", "p50 %.1f ms, p99 %.1f ms", r.EditP50, r.EditP99)
-	row("delete to restored", "p50 %.1f ms, p99 %.1f ms", r.DeleteP50, r.DeleteP99)
+	moved := func(what string, m, floor moves) {
+		row(what, "p50 %.1f ms = %.1f x the floor of %.1f, p99 %.1f ms = %.1f x %.1f", m.P50, m.P50/floor.P50, floor.P50, m.P99, m.P99/floor.P99, floor.P99)
+	}
+	moved("commit to live, by webhook", r.Commit, r.FloorCommit)
+	moved("edit to reverted", r.Edit, r.FloorEdit)
+	moved("delete to restored", r.Delete, r.FloorDelete)
+	row(fmt.Sprintf("%d edits at once, all reverted", burst), "%.0f ms = %.2f x the floor of %.0f", r.Burst, r.Burst/r.FloorBurst, r.FloorBurst)
+	row(fmt.Sprintf("%d commits in %s", storm, stormTime), "the newest is live %.0f ms after its push, in order", r.Storm)
 	row("restart, configuration changed", "%.2f s until every stack is ready", r.Restart)
 	row("idle, polled every 30 s", "%.2f %% of a core, %.0f API requests in a minute (12 renew the lease)", r.IdleCore, r.IdleReq)
+	row("a comparison of everything", "%.2f CPU s, %.0f API requests beside those", r.Compare, r.CompareReq)
 	row("memory", "%.0f MiB RSS, of which %.0f MiB anonymous", r.RSS, r.AnonRSS)
 	if r.TofuPlan > 0 {
 		row("floor: bare tofu plan", "%.0f ms", r.TofuPlan)
@@ -132,6 +141,7 @@ type bench struct {
 	world  *world.World
 	daemon *world.Daemon
 	live   dynamic.Interface
+	hooks  string // address of the daemon's listener for webhooks
 	result result
 }
 
@@ -159,11 +169,14 @@ func measure(ctx context.Context, n int, bin string, edits int) (_ result, err e
 		return result{}, err
 	}
 	defer func() { err = errors.Join(err, b.world.Close()) }()
+	if err := b.configure(); err != nil {
+		return result{}, err
+	}
 	for _, step := range []func(context.Context) error{
-		b.namespaces, b.floor, func(ctx context.Context) error { return b.converge(ctx, bin) },
+		b.namespaces, b.floor, func(ctx context.Context) error { return b.floors(ctx, edits) },
+		func(ctx context.Context) error { return b.converge(ctx, bin) },
 		func(ctx context.Context) error { return b.idle(ctx, bin) },
-		func(ctx context.Context) error { return b.repairs(ctx, edits) },
-		func(ctx context.Context) error { return b.commits(ctx, max(1, edits/5)) },
+		func(ctx context.Context) error { return b.moves(ctx, edits) },
 		b.stop, b.terraform,
 	} {
 		if err := step(ctx); err != nil {
@@ -279,14 +292,11 @@ func (b *bench) converge(ctx context.Context, bin string) error {
 			files["apps/"+appName(i)+"/"+name] = content
 		}
 	}
-	if _, err := b.world.Commit("Everything", b.world.Alice, files); err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(b.world.Dir, "daemon.log"))
+	_, err := b.world.Commit("Everything", b.world.Alice, files)
 	if err != nil {
 		return err
 	}
-	if b.result.Converge, err = b.start(ctx, bin, log); err != nil {
+	if b.result.Converge, err = b.start(ctx, bin, b.n); err != nil {
 		return err
 	}
 	b.result.Ratio = b.result.Converge / b.result.FloorSeconds
@@ -298,23 +308,33 @@ func (b *bench) converge(ctx context.Context, bin string) error {
 	return err
 }
 
-// start starts the daemon and returns the seconds until every stack is ready.
-func (b *bench) start(ctx context.Context, bin string, log io.Writer) (float64, error) {
+// start starts the daemon and returns the seconds until every stack is ready. The
+// status of so many stacks is large, and to ask for it all the time would be measured
+// too: it is asked for when the log says that applies stacks were applied.
+func (b *bench) start(ctx context.Context, bin string, applies int) (float64, error) {
+	log, err := os.Create(filepath.Join(b.world.Dir, "daemon.log"))
+	if err != nil {
+		return 0, err
+	}
 	start := time.Now()
-	var err error
 	if b.daemon, err = b.world.Daemon(bin, log); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
-	// The status of so many stacks is large: to ask for it all the time would be
-	// measured too.
 	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
+	applied := follow(log.Name(), `"msg":"applied"`)
 	for {
-		if o, err := b.world.Status(ctx); err == nil && len(o.Stacks) == b.n &&
-			!slices.ContainsFunc(o.Stacks, func(s reconciler.Status) bool { return s.Phase != reconciler.Ready }) {
-			return time.Since(start).Seconds(), nil
+		n, err := applied()
+		if err != nil {
+			return 0, err
+		}
+		if n >= applies {
+			if o, err := b.world.Status(ctx); err == nil && len(o.Stacks) == b.n &&
+				!slices.ContainsFunc(o.Stacks, func(s reconciler.Status) bool { return s.Phase != reconciler.Ready }) {
+				return time.Since(start).Seconds(), nil
+			}
 		}
 		if gone, err := b.daemon.Exited(); gone {
 			return 0, fmt.Errorf("the daemon ended: %w", err)
@@ -329,20 +349,27 @@ func (b *bench) start(ctx context.Context, bin string, log io.Writer) (float64, 
 
 const statusEvery = 200 * time.Millisecond
 
-// again restarts the daemon with another poll interval, and returns the seconds
-// until every stack is ready.
-func (b *bench) again(ctx context.Context, bin, from, to string) (float64, error) {
-	if err := b.daemon.Stop(); err != nil {
-		return 0, err
+// follow counts the lines of a growing file that contain text.
+func follow(name, text string) func() (int, error) {
+	n, at := 0, int64(0)
+	return func() (int, error) {
+		f, err := os.Open(name)
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close() //nolint:errcheck // read only
+		if _, err := f.Seek(at, io.SeekStart); err != nil {
+			return 0, err
+		}
+		b, err := io.ReadAll(f)
+		if err != nil {
+			return 0, err
+		}
+		b = b[:bytes.LastIndexByte(b, '\n')+1]
+		at += int64(len(b))
+		n += bytes.Count(b, []byte(text))
+		return n, nil
 	}
-	conf, err := os.ReadFile(b.world.Config)
-	if err != nil {
-		return 0, err
-	}
-	if err := os.WriteFile(b.world.Config, []byte(strings.Replace(string(conf), "interval: "+from, "interval: "+to, 1)), 0o600); err != nil {
-		return 0, err
-	}
-	return b.start(ctx, bin, io.Discard)
 }
 
 const (
@@ -350,36 +377,60 @@ const (
 	idleTime   = time.Minute
 )
 
-// idle measures what the daemon does while there is nothing to do, at the
-// interval that it polls with by default.
+// idle measures what the daemon does while there is nothing to do, and what a
+// comparison of everything costs.
 func (b *bench) idle(ctx context.Context, bin string) (err error) {
-	if b.result.Restart, err = b.again(ctx, bin, "200ms", "30s"); err != nil {
+	if err := b.daemon.Stop(); err != nil {
+		return err
+	}
+	if err := b.replace("interval: 30s", "interval: 29s"); err != nil { // another configuration
+		return err
+	}
+	if b.result.Restart, err = b.start(ctx, bin, 0); err != nil {
 		return err
 	}
 	<-time.After(idleSettle)
-	cpu, err := cpuSeconds(b.daemon.PID())
+	cpu, req, err := b.over(ctx, idleTime)
 	if err != nil {
 		return err
 	}
-	req, err := b.requests(ctx)
-	if err != nil {
-		return err
-	}
-	<-time.After(idleTime)
-	cpu2, err := cpuSeconds(b.daemon.PID())
-	if err != nil {
-		return err
-	}
-	req2, err := b.requests(ctx)
-	if err != nil {
-		return err
-	}
-	b.result.IdleCore, b.result.IdleReq = 100*(cpu2-cpu)/idleTime.Seconds(), req2-req
+	b.result.IdleCore, b.result.IdleReq = 100*cpu/idleTime.Seconds(), req
 	if err := b.memory(); err != nil {
 		return err
 	}
-	_, err = b.again(ctx, bin, "30s", "200ms")
-	return err
+	if err := b.daemon.Stop(); err != nil {
+		return err
+	}
+	if err := b.replace("repositories:", "drift: {kubernetesSchedule: \"* * * * *\"}\nrepositories:"); err != nil {
+		return err
+	}
+	if _, err := b.start(ctx, bin, 0); err != nil {
+		return err
+	}
+	<-time.After(idleSettle)
+	if b.result.Compare, b.result.CompareReq, err = b.over(ctx, idleTime); err != nil { // one comparison falls into it
+		return err
+	}
+	b.result.Compare, b.result.CompareReq = b.result.Compare-cpu, b.result.CompareReq-req
+	return nil
+}
+
+// over returns the CPU seconds and the API requests of the daemon while d passes.
+func (b *bench) over(ctx context.Context, d time.Duration) (cpu, requests float64, err error) {
+	cpu, err = cpuSeconds(b.daemon.PID())
+	if err != nil {
+		return 0, 0, err
+	}
+	if requests, err = b.requests(ctx); err != nil {
+		return 0, 0, err
+	}
+	<-time.After(d)
+	cpu2, err := cpuSeconds(b.daemon.PID())
+	if err != nil {
+		return 0, 0, err
+	}
+	requests2, err := b.requests(ctx)
+	return cpu2 - cpu, requests2 - requests, err
 }
 
 func (b *bench) memory() error {
@@ -404,96 +455,15 @@ func statusMiB(text, key string) float64 {
 	return 0
 }
 
-// repairs edits and deletes live ConfigMaps and waits for each to come back.
-func (b *bench) repairs(ctx context.Context, n int) error {
-	var edits, deletes []float64
-	for range n {
-		maps := b.live.Resource(resource("ConfigMap")).Namespace(appName(rand.IntN(b.n))) // a sample
-		took, err := b.until(ctx, maps, true, func(ctx context.Context) error {
-			_, err := maps.Patch(ctx, "web", types.MergePatchType, []byte(`{"data":{"value":"edited"}}`), metav1.PatchOptions{FieldManager: "somebody"})
-			return err
-		}, func(u *unstructured.Unstructured) bool {
-			v, _, _ := unstructured.NestedString(u.Object, "data", "value")
-			return v == "0"
-		})
-		if err != nil {
-			return fmt.Errorf("edit: %w", err)
-		}
-		edits = append(edits, took)
-		took, err = b.until(ctx, maps, true, func(ctx context.Context) error {
-			return maps.Delete(ctx, "web", metav1.DeleteOptions{})
-		}, func(*unstructured.Unstructured) bool { return true })
-		if err != nil {
-			return fmt.Errorf("delete: %w", err)
-		}
-		deletes = append(deletes, took)
-	}
-	b.result.EditP50, b.result.EditP99 = percentile(edits, .5), percentile(edits, .99)
-	b.result.DeleteP50, b.result.DeleteP99 = percentile(deletes, .5), percentile(deletes, .99)
-	return nil
-}
-
-// until does something and returns the milliseconds until an event shows an
-// object that is as it should be. With disturbs, what is done causes an event
-// itself, which shows one that is not.
-func (b *bench) until(ctx context.Context, in dynamic.ResourceInterface, disturbs bool, do func(context.Context) error, good func(*unstructured.Unstructured) bool) (float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	list, err := in.List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=web"})
-	if err != nil {
-		return 0, err
-	}
-	w, err := in.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=web", ResourceVersion: list.GetResourceVersion()})
-	if err != nil {
-		return 0, err
-	}
-	defer w.Stop()
-	start := time.Now()
-	if err := do(ctx); err != nil {
-		return 0, err
-	}
-	disturbed := !disturbs
-	for e := range w.ResultChan() {
-		u, ok := e.Object.(*unstructured.Unstructured)
-		switch {
-		case !ok:
-			return 0, fmt.Errorf("watch: %v", e.Object)
-		case e.Type == watch.Deleted || !good(u):
-			disturbed = true
-		case disturbed:
-			return float64(time.Since(start).Microseconds()) / 1000, nil
-		}
-	}
-	return 0, fmt.Errorf("it did not come back: %w", ctx.Err())
-}
-
-// commits changes one application in each commit and waits until it is live.
-func (b *bench) commits(ctx context.Context, n int) error {
-	var took []float64
-	for i := range n {
-		at := rand.IntN(b.n) // a sample
-		value := fmt.Sprintf("commit-%d", i)
-		maps := b.live.Resource(resource("ConfigMap")).Namespace(appName(at))
-		ms, err := b.until(ctx, maps, false, func(context.Context) error {
-			_, err := b.world.Commit(value, b.world.Alice, map[string]string{"apps/" + appName(at) + "/app.yaml": app(at, value)["app.yaml"]})
-			return err
-		}, func(u *unstructured.Unstructured) bool {
-			v, _, _ := unstructured.NestedString(u.Object, "data", "value")
-			return v == value
-		})
-		if err != nil {
-			return fmt.Errorf("commit: %w", err)
-		}
-		took = append(took, ms)
-	}
-	b.result.CommitP50, b.result.CommitP99 = percentile(took, .5), percentile(took, .99)
-	return nil
-}
-
 func (b *bench) stop(context.Context) error { return b.daemon.Stop() }
 
 // requests returns how many requests the daemon has made to the API server.
 func (b *bench) requests(ctx context.Context) (float64, error) {
+	return b.metric(ctx, "holdfast_kubernetes_requests_total{")
+}
+
+// metric returns the sum of the daemon's samples whose text begins with prefix.
+func (b *bench) metric(ctx context.Context, prefix string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.world.HTTP+"/metrics", nil)
 	if err != nil {
 		return 0, err
@@ -509,7 +479,7 @@ func (b *bench) requests(ctx context.Context) (float64, error) {
 	}
 	total := 0.0
 	for line := range strings.Lines(string(text)) {
-		if !strings.HasPrefix(line, "holdfast_kubernetes_requests_total{") {
+		if !strings.HasPrefix(line, prefix) {
 			continue
 		}
 		v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
