@@ -40,7 +40,7 @@ const (
 	// maxConnections may be open at once.
 	maxConnections = 64
 	// pace is how often one repository is looked at at most.
-	pace = time.Second
+	pace = 100 * time.Millisecond
 
 	op = "forge.New"
 )

@@ -242,9 +242,8 @@ func enter(r region, kind string, at []string, key string, value any, pod bool) 
 	if _, list := value.([]any); list && (key == "volumes" || slices.Contains(podLists, key)) {
 		return inPod
 	}
-	if slices.ContainsFunc(closedFields, func(f closedField) bool {
-		return glob(f.kind, kind) && matchPath(f.path, append(at[:len(at):len(at)], key))
-	}) {
+	tokens := append(at[:len(at):len(at)], key)
+	if slices.ContainsFunc(closedFields, func(f closedField) bool { return glob(f.kind, kind) && matchPath(f.path, tokens) }) {
 		return closed
 	}
 	return open
@@ -252,19 +251,27 @@ func enter(r region, kind string, at []string, key string, value any, pod bool) 
 
 // matchPath matches a pointer whose segments are globs against all of tokens.
 func matchPath(pattern string, tokens []string) bool {
-	want := strings.Split(pattern[1:], "/")
-	if len(want) != len(tokens) {
+	if strings.Count(pattern, "/") != len(tokens) {
 		return false
 	}
-	for i, w := range want {
-		if !glob(w, escapePointer(tokens[i])) {
+	rest := pattern[1:]
+	for _, token := range tokens {
+		var want string
+		if want, rest, _ = strings.Cut(rest, "/"); !glob(want, escapePointer(token)) {
 			return false
 		}
 	}
 	return true
 }
 
+// glob is path.Match, without its cost for what is no pattern.
 func glob(pattern, s string) bool {
+	switch {
+	case pattern == "*":
+		return !strings.Contains(s, "/")
+	case !strings.ContainsAny(pattern, `*?[\`):
+		return pattern == s
+	}
 	ok, err := path.Match(pattern, s)
 	return err == nil && ok
 }
