@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,13 +66,17 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 		return err
 	}
 	t.c.realise(t, priv.ren)
+	w := &writer{t: t, priv: priv, versions: versions, rec: rec}
+	if priv.inv != nil {
+		w.had = priv.inv.entries
+	}
 	final, err := t.union(ctx, priv)
 	if err != nil {
 		return err
 	}
-	w := &writer{t: t, priv: priv, versions: versions, rec: rec}
 	for _, n := range waves(priv.changes) {
 		if err := w.wave(ctx, n); err != nil {
+			w.disown(ctx)
 			return err
 		}
 	}
@@ -331,7 +337,28 @@ type writer struct {
 	t        *Target
 	priv     *planned
 	versions []string
+	had      map[plan.ObjectID]entry // by the inventory, before this apply
 	rec      *targets.Receipt
+
+	mu     sync.Mutex
+	theirs []plan.ObjectID // was to be created, and somebody else had made it
+}
+
+// disown takes back from the inventory what somebody else turned out to have made:
+// otherwise the next plan would call it ours.
+func (w *writer) disown(ctx context.Context) {
+	if w.priv.inv == nil || len(w.theirs) == 0 {
+		return
+	}
+	entries := maps.Clone(w.priv.inv.entries)
+	for _, id := range w.theirs {
+		if _, had := w.had[id]; !had {
+			delete(entries, id)
+		}
+	}
+	if err := w.t.writeInventory(ctx, w.priv.inv, entries); err != nil {
+		w.t.c.cfg.Log.WarnContext(ctx, "the inventory still names what somebody else has made", slog.String("stack", w.t.spec.Stack), slog.String("error", err.Error()))
+	}
 }
 
 // stage carries out the changes that in selects, in parallel, and stops on errors.
@@ -373,7 +400,7 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 	case plan.Release:
 		return t.release(ctx, c)
 	case plan.Replace:
-		return t.replace(ctx, c)
+		return w.replace(ctx, c)
 	}
 	if len(c.takes) > 0 {
 		var err error
@@ -387,7 +414,7 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		case err == nil:
 			return t.settle(c, live)
 		case c.Action == plan.Create:
-			return t.notCreated(ctx, c, err)
+			return w.notCreated(ctx, c, err)
 		case begun && moved(err):
 			return stale(c.ID, "it was written while it was being restored")
 		case begun || (!moved(err) && !apierrors.IsInvalid(err)):
@@ -462,9 +489,16 @@ func (t *Target) settle(c *change, live *unstructured.Unstructured) error {
 
 // notCreated says why a create failed. A conflict means that the object exists,
 // unless it is about something else, such as a quota that many use at once.
-func (t *Target) notCreated(ctx context.Context, c *change, err error) error {
+func (w *writer) notCreated(ctx context.Context, c *change, err error) error {
+	t := w.t
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		if live, gerr := t.as.get(ctx, c.res, c.ID); gerr != nil || live != nil {
+			t.c.absences.of(c.res).appeared(c.ID)
+			if live != nil && !t.ours(live) {
+				w.mu.Lock()
+				w.theirs = append(w.theirs, c.ID)
+				w.mu.Unlock()
+			}
 			return stale(c.ID, "it exists by now")
 		}
 	}

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -160,10 +161,29 @@ func (t *Target) health(live *unstructured.Unstructured) (*status.Result, error)
 	return status.Compute(live)
 }
 
-// current reports whether live is healthy. It asks nobody.
-func (t *Target) current(live *unstructured.Unstructured) bool {
+// vitals are how an object stood at one version.
+type vitals struct {
+	at       uint64
+	current  bool
+	progress string    // what it was doing, where it was on its way
+	since    time.Time // since when it is not current
+}
+
+// vitals returns how live stands, which stood as before says. It asks nobody.
+func (t *Target) vitals(live *unstructured.Unstructured, before vitals) vitals {
+	v := vitals{at: version(live)}
 	s, err := t.health(live)
-	return err == nil && s.Status == status.CurrentStatus
+	switch {
+	case err == nil && s.Status == status.CurrentStatus:
+		v.current = true
+		return v
+	case err == nil && s.Status == status.InProgressStatus:
+		v.progress = cmp.Or(s.Message, "not current yet")
+	}
+	if v.since = before.since; v.since.IsZero() {
+		v.since = time.Now()
+	}
+	return v
 }
 
 // builtinHealthRules compiles what is built in, once.

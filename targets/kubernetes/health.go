@@ -2,15 +2,20 @@ package kubernetes
 
 import (
 	"context"
+	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
 const opHealth = "targets/kubernetes.Healthy"
+
+// explainAfter is how long an object may be on its way before somebody asks why.
+const explainAfter = 3 * time.Second
 
 // Healthy implements [targets.HealthChecker] by kstatus and the rules about custom
 // kinds: one look, no waiting.
@@ -26,8 +31,9 @@ func (t *Target) Healthy(ctx context.Context, r targets.Rendered) error {
 	return fault.WithStack(t.spec.Stack, err)
 }
 
-// healthy looks at the objects that in selects. With explain it says why one is not. A failure outranks what is still on
-// its way.
+// healthy looks at the objects that in selects, and asks about those of which the watch
+// does not say enough. With explain it says why one is not healthy. A failure outranks
+// what is still on its way.
 func (t *Target) healthy(ctx context.Context, ren *rendering, explain bool, in func(*desired) bool) error {
 	objs, res, err := t.placeAll(ctx, ren, nil)
 	if err != nil {
@@ -37,7 +43,14 @@ func (t *Target) healthy(ctx context.Context, ren *rendering, explain bool, in f
 	g := new(errgroup.Group)
 	g.SetLimit(t.c.cfg.Workers)
 	for i, o := range objs {
-		if !in(o) || t.c.healthy(t, o.id) {
+		if !in(o) {
+			continue
+		}
+		switch v, known := t.c.stood(t, o.id); {
+		case known && v.current:
+			continue
+		case known && v.progress != "" && time.Since(v.since) < explainAfter:
+			errs[i] = notReady(o.id, status.InProgressStatus, t.c.cfg.Masker.Scrub(v.progress))
 			continue
 		}
 		g.Go(func() error {
@@ -81,10 +94,12 @@ func (t *Target) ready(ctx context.Context, o *desired, res resource, explain bo
 			text += "; " + why
 		}
 	}
-	switch s.Status {
-	case status.FailedStatus:
-		return fault.New(fault.Invalid, opHealth, "look at the object's events and logs", "%s failed: %s", o.id, text)
-	default:
-		return fault.New(fault.Waiting, opHealth, "", "%s is %s: %s", o.id, s.Status, text)
+	return notReady(o.id, s.Status, text)
+}
+
+func notReady(id plan.ObjectID, s status.Status, text string) error {
+	if s == status.FailedStatus {
+		return fault.New(fault.Invalid, opHealth, "look at the object's events and logs", "%s failed: %s", id, text)
 	}
+	return fault.New(fault.Waiting, opHealth, "", "%s is %s: %s", id, s, text)
 }

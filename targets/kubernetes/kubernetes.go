@@ -118,6 +118,7 @@ type Cluster struct {
 	events      recorder
 
 	preloaded preloaded
+	absences  absences
 
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked

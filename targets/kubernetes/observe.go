@@ -36,9 +36,7 @@ type tracked struct {
 	foreign [32]byte
 	// cutOff says that it is a Job that was deleted before it had finished.
 	cutOff bool
-	// current says that it was healthy at version healthAt.
-	current  bool
-	healthAt uint64
+	vitals vitals
 }
 
 // observation is what a target remembers for [Target.Observe]. Guarded by Cluster.mu.
@@ -103,11 +101,19 @@ func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, 
 	if tr.state, ok = c.ownState(live); !ok || !complete {
 		tr.state, tr.full = c.fullState(live), true
 	}
-	tr.current, tr.healthAt = t.current(live), tr.rv
+	tr.vitals = t.vitals(live, vitals{})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.obs.closed {
 		return
+	}
+	if old := c.tracked[id]; old != nil && old.t == t && old.uid == tr.uid {
+		switch {
+		case old.vitals.at >= tr.vitals.at:
+			tr.vitals = old.vitals
+		case !tr.vitals.current && !old.vitals.since.IsZero():
+			tr.vitals.since = old.vitals.since
+		}
 	}
 	c.tracked[id] = tr
 	delete(t.obs.found, id)
@@ -208,14 +214,17 @@ func (w *watch) covers(id plan.ObjectID) bool {
 	return id.Kind == w.key.kind.String() && (w.key.namespace == "" || w.key.namespace == id.Namespace)
 }
 
-// healthy reports whether an object is known to be healthy now: it was when it was
-// written or seen last, and the watch that covers it has told of nothing newer. It asks
+// stood returns how an object stands now, as far as that is known: how it did when it was
+// written or seen last, if the watch that covers it has told of nothing newer. It asks
 // nobody.
-func (c *Cluster) healthy(t *Target, id plan.ObjectID) bool {
+func (c *Cluster) stood(t *Target, id plan.ObjectID) (v vitals, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	tr := c.tracked[id]
-	return tr != nil && tr.t == t && tr.current && c.newest(id, tr.healthAt)
+	if tr == nil || tr.t != t || !c.newest(id, tr.vitals.at) {
+		return vitals{}, false
+	}
+	return tr.vitals, true
 }
 
 // reached notes that a watch has told of everything up to a version, or with 0
@@ -237,7 +246,7 @@ func (c *Cluster) drifted(t *Target, ch change) {
 	delete(t.obs.found, ch.ID)
 	if old := c.tracked[ch.ID]; old != nil && old.t == t {
 		tr.rv, tr.cutOff = max(tr.rv, old.rv), old.cutOff
-		tr.current, tr.healthAt = old.current, old.healthAt
+		tr.vitals = old.vitals
 	}
 	c.tracked[ch.ID] = tr
 }
@@ -304,8 +313,16 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	// What is judged may take a while: nobody waits for it.
 	c.mu.Lock()
 	before := c.tracked[id]
+	var stands vitals
+	if before != nil {
+		stands = before.vitals
+	}
 	c.mu.Unlock()
-	current := before != nil && !deleted && before.uid == string(u.GetUID()) && before.t.current(u)
+	if before != nil && !deleted && before.uid == string(u.GetUID()) {
+		stands = before.t.vitals(u, stands)
+	} else {
+		stands = vitals{at: at}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if deleted {
@@ -317,8 +334,11 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 		w.at = max(w.at, at)
 	}
 	tr := c.tracked[id]
-	if tr != nil && at > tr.healthAt {
-		tr.current, tr.healthAt = current && tr == before, at
+	if tr != nil && at > tr.vitals.at {
+		if tr != before {
+			stands = vitals{at: at}
+		}
+		tr.vitals = stands
 	}
 	if tr == nil || at <= tr.rv {
 		return

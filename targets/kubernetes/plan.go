@@ -385,7 +385,7 @@ func removedIsForeign(ds []difference) {
 func (t *Target) dryRun(ctx context.Context, o *desired, res resource, owned bool, told *unstructured.Unstructured) (live, after *unstructured.Unstructured, reason string, err error) {
 	for range attempts(ctx) {
 		if live, told = told, nil; live == nil {
-			live, err = t.as.get(ctx, res, o.id)
+			live, err = t.lookUp(ctx, res, o.id)
 		}
 		if err != nil {
 			return nil, nil, "", t.c.apiError(opPlan, o.id, err)

@@ -56,7 +56,8 @@ func (t *Target) replacement(c *change, o *desired, live *unstructured.Unstructu
 
 // replace deletes the object that was judged, waits until it is gone, and creates the
 // new one. After a crash in between the object is missing, and is created.
-func (t *Target) replace(ctx context.Context, c *change) error {
+func (w *writer) replace(ctx context.Context, c *change) error {
+	t := w.t
 	if err := t.as.remove(ctx, c.res, c.ID, c.UID, c.propagation); err != nil && !apierrors.IsNotFound(err) {
 		if apierrors.IsConflict(err) {
 			return stale(c.ID, "it was replaced by another object of the same name")
@@ -71,7 +72,7 @@ func (t *Target) replace(ctx context.Context, c *change) error {
 	create.Action = plan.Create
 	live, _, err := t.send(ctx, &create, "")
 	if err != nil {
-		return t.notCreated(ctx, c, err)
+		return w.notCreated(ctx, c, err)
 	}
 	return t.settle(c, live)
 }
