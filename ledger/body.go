@@ -62,8 +62,61 @@ func (s store) putBodies(bodies map[string][]byte) (map[string]digest.Digest, er
 	return names, s.putAll(unique)
 }
 
+// synced remembers which bodies this process has made durable: entries that come
+// together name the same ones. The zero synced, and nil, know none.
+type synced struct {
+	mu  sync.Mutex
+	set map[digest.Digest]bool
+}
+
+// maxSynced bounds how many are remembered.
+const maxSynced = 4096
+
+// has reports whether a body was made durable, and is there still as it was.
+func (y *synced) has(d digest.Digest, b []byte, name string) bool {
+	if y == nil {
+		return false
+	}
+	y.mu.Lock()
+	known := y.set[d]
+	y.mu.Unlock()
+	if !known {
+		return false
+	}
+	old, err := readFile(name, MaxBody)
+	return err == nil && bytes.Equal(old, b)
+}
+
+func (y *synced) add(docs map[digest.Digest][]byte) {
+	if y == nil {
+		return
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.set == nil || len(y.set)+len(docs) > maxSynced {
+		y.set = map[digest.Digest]bool{}
+	}
+	for d := range docs {
+		y.set[d] = true
+	}
+}
+
 // putAll stores documents by their digest. They are durable when it returns.
-func (s store) putAll(docs map[digest.Digest][]byte) error {
+func (s store) putAll(all map[digest.Digest][]byte) error {
+	docs := make(map[digest.Digest][]byte, len(all))
+	for d, b := range all {
+		if !s.synced.has(d, b, s.bodyPath(d)) {
+			docs[d] = b
+		}
+	}
+	if err := s.syncAll(docs); err != nil {
+		return err
+	}
+	s.synced.add(docs)
+	return nil
+}
+
+func (s store) syncAll(docs map[digest.Digest][]byte) error {
 	var dirs sync.Map
 	var g errgroup.Group
 	g.SetLimit(bodySyncs)

@@ -76,3 +76,40 @@ func TestKeep(t *testing.T) {
 	}
 	k.check(t)
 }
+
+// A body that several entries name is written once, and again if it was taken away.
+func TestBodyIsWrittenOnce(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	doc := []byte("what several entries name")
+	hex := digest.FromBytes(doc).Encoded()
+	name := filepath.Join(k.dir, "bodies", "sha256", hex[:2], hex)
+	put := func() os.FileInfo {
+		t.Helper()
+		if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": doc}); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	first := put()
+	if !os.SameFile(first, put()) {
+		t.Error("it was written again")
+	}
+	for what, damage := range map[string]func() error{
+		"removed": func() error { return os.Remove(name) },
+		"cut":     func() error { return os.Truncate(name, 3) },
+	} {
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		put()
+		if b, err := l.Body(t.Context(), digest.FromBytes(doc)); err != nil || string(b) != string(doc) {
+			t.Errorf("%s: %q, %v", what, b, err)
+		}
+	}
+}

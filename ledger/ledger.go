@@ -183,7 +183,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 		return nil, diskFault(op, err)
 	}
 	l := &Ledger{
-		store:    store{dir: cfg.Dir},
+		store:    store{dir: cfg.Dir, synced: new(synced)},
 		signer:   cfg.Signer,
 		verifier: v,
 		onLag:    cfg.OnLag,

@@ -38,7 +38,10 @@ var emptyRoot = tlog.Hash(sha256.Sum256(nil))
 
 // store reads the files of one log. What it returns is authenticated up to the
 // root of the tree that it is given.
-type store struct{ dir string }
+type store struct {
+	dir    string
+	synced *synced // nil for who only reads
+}
 
 func (s store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
