@@ -16,11 +16,14 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/cache"
+	toolswatch "k8s.io/client-go/tools/watch"
 )
 
 // moves are times in milliseconds.
@@ -108,6 +111,19 @@ func edited(ctx context.Context, in dynamic.ResourceInterface) error {
 	return err
 }
 
+// all returns a watch of the ConfigMaps of the whole cluster, from now on.
+func (b *bench) all(ctx context.Context) (watch.Interface, error) {
+	in := b.live.Resource(resource("ConfigMap"))
+	list, err := in.List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	// The server closes a watch that is read too slowly for it; this one resumes.
+	return toolswatch.NewRetryWatcherWithContext(ctx, list.GetResourceVersion(), &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return in.Watch(ctx, o) },
+	})
+}
+
 // floors measures what a bare client needs for the same: one watch, and an apply of what
 // it tells; a push, and an apply.
 func (b *bench) floors(ctx context.Context, n int) error {
@@ -116,12 +132,7 @@ func (b *bench) floors(ctx context.Context, n int) error {
 		_, err := b.live.Resource(resource("ConfigMap")).Namespace(namespace).Apply(ctx, "web", u, metav1.ApplyOptions{FieldManager: "floor", Force: true})
 		return err
 	}
-	all := b.live.Resource(resource("ConfigMap"))
-	list, err := all.List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		return err
-	}
-	w, err := all.Watch(ctx, metav1.ListOptions{ResourceVersion: list.GetResourceVersion()})
+	w, err := b.all(ctx)
 	if err != nil {
 		return err
 	}
@@ -208,25 +219,27 @@ func (b *bench) repairs(ctx context.Context, prefix string, n int) (edit, del mo
 func (b *bench) edits(ctx context.Context, prefix string) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	all := b.live.Resource(resource("ConfigMap"))
-	list, err := all.List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		return 0, err
-	}
-	w, err := all.Watch(ctx, metav1.ListOptions{ResourceVersion: list.GetResourceVersion()})
+	w, err := b.all(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer w.Stop()
 	start := time.Now()
-	var g errgroup.Group
-	g.SetLimit(16)
 	n := min(burst, b.n)
-	for _, i := range rand.Perm(b.n)[:n] { // a sample
-		g.Go(func() error { return edited(ctx, b.configMaps(prefix, i)) })
-	}
+	var g errgroup.Group
+	g.Go(func() error { // a watch that nobody reads is closed
+		var g errgroup.Group
+		g.SetLimit(16)
+		for _, i := range rand.Perm(b.n)[:n] { // a sample
+			g.Go(func() error { return edited(ctx, b.configMaps(prefix, i)) })
+		}
+		return g.Wait()
+	})
 	open, back := map[string]bool{}, 0
 	for e := range w.ResultChan() {
+		if e.Type == watch.Error {
+			return 0, apierrors.FromObject(e.Object)
+		}
 		u, ok := e.Object.(*unstructured.Unstructured)
 		if !ok || u.GetName() != "web" || !strings.HasPrefix(u.GetNamespace(), prefix+"-") {
 			continue
