@@ -19,7 +19,7 @@ import (
 
 // repairWorkers restore drifted objects. They are apart from the workers of the
 // queue, so that a storm of merges does not delay a repair.
-const repairWorkers = 4
+const repairWorkers = 16
 
 // observe has the target watch what was granted, if it can. It replaces the
 // observer of what was granted before.

@@ -106,6 +106,7 @@ func serve(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secre
 		}, func(error) { cancel() })
 	}
 	add("signals", func(ctx context.Context) error { <-ctx.Done(); return nil })
+	add("memory", keepMemory)
 	add("ledger", a.ledger.Run)
 	add("targets", a.targets.run)
 	add("reconciler", a.reconciler.Run)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -243,10 +245,31 @@ func enter(r region, kind string, at []string, key string, value any, pod bool) 
 		return inPod
 	}
 	tokens := append(at[:len(at):len(at)], key)
-	if slices.ContainsFunc(closedFields, func(f closedField) bool { return glob(f.kind, kind) && matchPath(f.path, tokens) }) {
+	if slices.ContainsFunc(closedIn(kind), func(f closedField) bool { return matchPath(f.path, tokens) }) {
 		return closed
 	}
 	return open
+}
+
+// closedKinds are the entries of closedFields by kind, as far as they were asked for.
+var closedKinds sync.Map
+
+// maxClosedKinds bounds closedKinds: a kind is what anybody calls it.
+const maxClosedKinds = 1000
+
+var closedKindsLen atomic.Int64
+
+// closedIn returns the entries of closedFields about a kind.
+func closedIn(kind string) []closedField {
+	if list, ok := closedKinds.Load(kind); ok {
+		return list.([]closedField)
+	}
+	list := slices.DeleteFunc(slices.Clone(closedFields), func(f closedField) bool { return !glob(f.kind, kind) })
+	if closedKindsLen.Load() < maxClosedKinds {
+		closedKinds.Store(kind, list)
+		closedKindsLen.Add(1)
+	}
+	return list
 }
 
 // matchPath matches a pointer whose segments are globs against all of tokens.

@@ -31,8 +31,8 @@ const (
 	// Of Events that are no warning so many are written in a second, and at once: each
 	// costs the API server as much as an object that is deployed. What they say is in the
 	// ledger.
-	quietEvents = 5
-	quietBurst  = 50
+	quietEvents = 2
+	quietBurst  = 20
 )
 
 // Event is something that happened to a stack, for whoever looks at its
