@@ -41,6 +41,15 @@ func (t Type) stands() bool { return t == Revoked || t == Suspended || t == Resu
 // nothing else.
 func (t Type) narrows() bool { return t == Revoked || t == Suspended }
 
+// patient reports whether nobody waits for entries of the type.
+func (t Type) patient() bool {
+	switch t {
+	case Verified, Decided, Applied, Drift, Reverted, Ended:
+		return true
+	}
+	return false
+}
+
 // normalise makes e an entry that encodes to at most [MaxEntry] bytes whatever
 // its time will be, or says why it cannot be one.
 func normalise(e Entry) (Entry, error) {

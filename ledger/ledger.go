@@ -93,7 +93,8 @@ type Ledger struct {
 
 	qmu        sync.Mutex
 	queue      []*request
-	committing bool // a goroutine works through queue
+	committing bool          // a goroutine works through queue
+	hurry      chan struct{} // closed when something in queue is not to wait; nil: nobody waits for it
 	closed     bool
 	commits    sync.WaitGroup
 
@@ -359,6 +360,10 @@ func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) 
 		return 0, fault.New(fault.Transient, op, "", "the ledger is closed")
 	}
 	l.queue = append(l.queue, r)
+	if l.hurry != nil && !e.Type.patient() {
+		close(l.hurry)
+		l.hurry = nil
+	}
 	if !l.committing {
 		l.committing = true
 		l.commits.Go(func() { l.drain(context.WithoutCancel(ctx)) })
@@ -376,6 +381,7 @@ func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) 
 // drain commits what is queued, group by group, until nothing is left.
 func (l *Ledger) drain(ctx context.Context) {
 	for {
+		l.gather()
 		l.qmu.Lock()
 		group := l.queue[:min(len(l.queue), groupSize)]
 		l.queue = l.queue[len(group):]
@@ -396,6 +402,31 @@ func (l *Ledger) drain(ctx context.Context) {
 			close(r.done)
 		}
 	}
+}
+
+// gatherTime is how long entries wait for others to be committed with, while none of
+// them is waited for: a commit costs the same for one and for many.
+const gatherTime = 10 * time.Millisecond
+
+// gather waits for more entries, unless one is in the queue that is not to wait.
+func (l *Ledger) gather() {
+	l.qmu.Lock()
+	if len(l.queue) == 0 || len(l.queue) >= groupSize || l.closed || slices.ContainsFunc(l.queue, func(r *request) bool { return !r.entry.Type.patient() }) {
+		l.qmu.Unlock()
+		return
+	}
+	hurry := make(chan struct{})
+	l.hurry = hurry
+	l.qmu.Unlock()
+	timer := time.NewTimer(gatherTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-hurry:
+	}
+	l.qmu.Lock()
+	defer l.qmu.Unlock()
+	l.hurry = nil
 }
 
 // timely returns the time that the entries of a group get and those requests that

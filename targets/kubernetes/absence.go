@@ -36,6 +36,7 @@ type absence struct {
 	misses int        // since begun
 	begun  time.Time
 	listed time.Time // zero: names say nothing
+	used   time.Time // when it saved a request
 	names  map[[2]string]bool
 	never  time.Time // until when it is not tried: there are too many, or it may not be listed
 }
@@ -110,7 +111,8 @@ func (a *absence) lacks(ctx context.Context, c *Cluster, r resource, id plan.Obj
 	now := time.Now()
 	if now.Sub(a.listed) > absenceFor {
 		a.listed, a.names = time.Time{}, nil
-		if a.misses < absenceMisses || now.Sub(a.begun) > absenceFor || now.Before(a.never) {
+		much := a.misses >= absenceMisses && now.Sub(a.begun) <= absenceFor || now.Sub(a.used) <= absenceFor
+		if !much || now.Before(a.never) {
 			return false
 		}
 		if a.names = c.names(ctx, r); a.names == nil {
@@ -118,9 +120,12 @@ func (a *absence) lacks(ctx context.Context, c *Cluster, r resource, id plan.Obj
 			return false
 		}
 		a.listed = now
-		a.begun, a.misses = now, absenceMisses // as long as it goes on
 	}
-	return !a.names[[2]string{id.Namespace, id.Name}]
+	if a.names[[2]string{id.Namespace, id.Name}] {
+		return false
+	}
+	a.used = now
+	return true
 }
 
 // names lists what exists of a kind, as namespace and name; nil if that cannot be had,
