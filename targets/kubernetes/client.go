@@ -95,6 +95,10 @@ func (c *Cluster) apiError(op string, id plan.ObjectID, err error) error {
 	switch {
 	case errors.Is(err, errNoKind):
 		kind, hint = fault.Invalid, "correct apiVersion and kind, or deploy its CustomResourceDefinition first"
+	case dryRunless(err):
+		kind, hint = fault.Denied, "have the webhook say sideEffects: None or NoneOnDryRun, or leave what Holdfast manages out of it (namespaceSelector, objectSelector)"
+	case admissionRefuses(err):
+		kind, hint = fault.Denied, "ask whoever runs the webhook, or change what is declared"
 	case immutable(err):
 		kind, hint = fault.Invalid, "rename the object, or list its kind under replace: in the stack file: the field cannot be changed in place"
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsMethodNotSupported(err), untyped(err):
@@ -143,6 +147,23 @@ func (m *masked) Is(target error) bool { return errors.Is(m.err, target) }
 func untyped(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status) && strings.HasPrefix(status.Status().Message, "failed to create typed patch object")
+}
+
+// dryRunless reports whether a webhook cannot take part in a dry run.
+func dryRunless(err error) bool {
+	var status apierrors.APIStatus
+	return apierrors.IsBadRequest(err) && errors.As(err, &status) && strings.Contains(status.Status().Message, "does not support dry run")
+}
+
+// admissionRefuses reports whether a webhook said no. The status is what it chose, 400
+// where it chose none.
+func admissionRefuses(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	text := status.Status().Message
+	return strings.HasPrefix(text, "admission webhook ") && strings.Contains(text, " denied the request")
 }
 
 // immutable reports whether the API server refused to change a field in place.
