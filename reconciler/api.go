@@ -221,6 +221,28 @@ func (r *Reconciler) Drift(ctx context.Context, name string) ([]targets.Finding,
 	return found, err
 }
 
+// Unmanaged returns what no stack declares where one has its objects, and the kinds that
+// the target may not list. A target that cannot say has none.
+func (r *Reconciler) Unmanaged(ctx context.Context, name string) (found []targets.Finding, unseen []string, err error) {
+	s, err := r.named(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := s.granted()
+	if d == nil {
+		return nil, nil, fault.New(fault.Waiting, "reconciler.Unmanaged", "", "nothing was applied yet")
+	}
+	t, ok := d.target.(targets.Surveyor)
+	if !ok {
+		return nil, nil, nil
+	}
+	err = guarded(s, func() error {
+		found, unseen, err = t.Unmanaged(ctx, d.rendered)
+		return err
+	})
+	return found, unseen, err
+}
+
 // lines splits a file as git does. A last line without an end says so.
 func lines(b []byte) []string {
 	out := strings.SplitAfter(string(b), "\n")

@@ -111,6 +111,9 @@ const (
 	Foreign  FindingClass = "foreign"  // a second manager added a field that nobody declared or allowed
 	Missing  FindingClass = "missing"  // an object that we own is gone
 	Extra    FindingClass = "extra"    // an object that the stack no longer declares is still there
+	// Unmanaged is an object beside the stack's own that no stack declares. Nothing is
+	// done about it, and it is no drift.
+	Unmanaged FindingClass = "unmanaged"
 )
 
 // Finding is one object that is not as it was granted.
@@ -212,6 +215,13 @@ type Recaller interface {
 	// were so when they were looked at last and of which nothing was heard since. What
 	// happened in the very last moments may be missing in it; an observer tells of it.
 	Recall(ctx context.Context, r Rendered) (plan.Plan, error)
+}
+
+// Surveyor is an optional ability: to say what stands beside what a stack has.
+type Surveyor interface {
+	// Unmanaged returns the objects that no stack declares where r has its own, of class
+	// [Unmanaged], by their id. unseen are the kinds that may not be listed.
+	Unmanaged(ctx context.Context, r Rendered) (found []Finding, unseen []string, err error)
 }
 
 // Adopter is an optional ability: drift becomes a change of the repository.

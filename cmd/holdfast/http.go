@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/httpd"
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/targets"
+	"github.com/holdfast-dev/holdfast/targets/plan"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -53,7 +54,7 @@ type command struct {
 // lasting reports whether a command that was begun is finished although nobody
 // waits for the answer.
 func (c command) lasting() bool {
-	return c.Verb != "plan" && c.Verb != "drift" && c.Verb != "patch" && c.Verb != "status"
+	return c.Verb != "plan" && c.Verb != "drift" && c.Verb != "unmanaged" && c.Verb != "patch" && c.Verb != "status"
 }
 
 // local reports whether a command needs neither sources nor targets: it is
@@ -68,6 +69,7 @@ type reply struct {
 	Order    *reconciler.Order    `json:"order,omitempty"`  // to sign
 	Proposal *reconciler.Proposal `json:"proposal,omitempty"`
 	Findings []targets.Finding    `json:"findings,omitempty"`
+	Unseen   []string             `json:"unseen,omitempty"` // kinds that may not be listed
 	Patch    string               `json:"patch,omitempty"`
 	Overview *reconciler.Overview `json:"overview,omitempty"`
 	Error    *replyError          `json:"error,omitempty"`
@@ -255,22 +257,15 @@ func (a *app) do(ctx context.Context, c command) reply {
 	case "obey":
 		err = a.reconciler.Obey(ctx, c.Order, c.Signature)
 	case "drift":
-		names := []string{stack}
-		if stack == "" {
-			names = nil
-			for _, s := range a.reconciler.Status().Stacks {
-				if s.Applied != "" {
-					names = append(names, s.Stack)
-				}
-			}
-		}
 		var errs []error
-		for _, n := range names {
+		for _, n := range a.deployed(stack) {
 			found, err := a.reconciler.Drift(ctx, n)
 			out.Findings = append(out.Findings, found...)
 			errs = append(errs, err)
 		}
 		err = errors.Join(errs...)
+	case "unmanaged":
+		err = a.unmanaged(ctx, stack, &out)
 	case "patch":
 		out.Patch, err = a.reconciler.Patch(ctx, stack)
 	case "status":
@@ -281,6 +276,41 @@ func (a *app) do(ctx context.Context, c command) reply {
 	}
 	out.Error = newReplyError(err, a.secrets.scrub)
 	return out
+}
+
+// deployed returns a stack, or with "" all that something was applied for.
+func (a *app) deployed(stack string) []string {
+	if stack != "" {
+		return []string{stack}
+	}
+	var names []string
+	for _, s := range a.reconciler.Status().Stacks {
+		if s.Applied != "" {
+			names = append(names, s.Stack)
+		}
+	}
+	return names
+}
+
+// unmanaged collects what no stack declares beside one or all. What stands beside several
+// is named once.
+func (a *app) unmanaged(ctx context.Context, stack string, out *reply) error {
+	var errs []error
+	known := map[plan.ObjectID]bool{}
+	for _, n := range a.deployed(stack) {
+		found, unseen, err := a.reconciler.Unmanaged(ctx, n)
+		for _, f := range found {
+			if !known[f.ID] {
+				known[f.ID] = true
+				out.Findings = append(out.Findings, f)
+			}
+		}
+		out.Unseen = append(out.Unseen, unseen...)
+		errs = append(errs, err)
+	}
+	slices.Sort(out.Unseen)
+	out.Unseen = slices.Compact(out.Unseen)
+	return errors.Join(errs...)
 }
 
 // dial asks the daemon behind a socket. ok is false if there is none.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -167,20 +168,26 @@ func (f *stackFlags) proposal(cmd *cobra.Command, out reply) error {
 
 func newDrift() *cobra.Command {
 	var f stackFlags
-	var patch bool
+	var patch, unmanaged bool
 	c := &cobra.Command{
 		Use: "drift [STACK]", Short: "Compare with the live world now, and change nothing", Args: cobra.MaximumNArgs(1),
 		Long: `Compare one stack, or all, with the live world and print what differs from what
 was granted. Exit code 4: something does.
 
 With --patch print the difference as a patch of the repository: merged, it makes what is
-live what is declared (holdfast drift shop-web --patch | git apply).`,
+live what is declared (holdfast drift shop-web --patch | git apply).
+
+With --unmanaged list the objects that no stack declares in the namespaces where stacks
+have theirs. They are no drift, and nothing is done about them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if patch {
 				if len(args) == 0 {
 					return usageError{errors.New("--patch needs the name of a stack")}
 				}
 				return f.patch(cmd, args[0])
+			}
+			if unmanaged {
+				return f.unmanaged(cmd, optional(args))
 			}
 			out, err := f.ask(cmd, command{Verb: "drift", Stack: optional(args)})
 			if err != nil {
@@ -209,7 +216,38 @@ live what is declared (holdfast drift shop-web --patch | git apply).`,
 		},
 	}
 	c.Flags().BoolVar(&patch, "patch", false, "print what differs as a patch of the repository")
+	c.Flags().BoolVar(&unmanaged, "unmanaged", false, "list what no stack declares beside what stacks have")
+	c.MarkFlagsMutuallyExclusive("patch", "unmanaged")
 	return f.add(c)
+}
+
+// unmanaged prints what no stack declares beside what one stack has, or all.
+func (f *stackFlags) unmanaged(cmd *cobra.Command, stack string) error {
+	out, err := f.ask(cmd, command{Verb: "unmanaged", Stack: stack})
+	if err != nil {
+		return err
+	}
+	if f.output == "json" {
+		if err := printJSON(cmd.OutOrStdout(), struct {
+			Objects []targets.Finding `json:"objects"`
+			Unseen  []string          `json:"unseen,omitempty"`
+			Error   *replyError       `json:"error,omitempty"`
+		}{append([]targets.Finding{}, out.Findings...), out.Unseen, out.Error}); err != nil {
+			return err
+		}
+	} else {
+		printFindings(printing{cmd.OutOrStdout()}, out.Findings)
+		if len(out.Findings) == 0 && out.Error == nil {
+			fmt.Fprintln(cmd.OutOrStdout(), "Nothing is unmanaged.")
+		}
+		if len(out.Unseen) > 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), "not listed, since the account may not:", strings.Join(out.Unseen, ", "))
+		}
+	}
+	if out.Error != nil {
+		return out.Error.err()
+	}
+	return nil
 }
 
 // patch prints the drift of a stack as a patch.

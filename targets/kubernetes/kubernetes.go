@@ -289,6 +289,7 @@ var (
 	_ targets.HealthChecker = (*Target)(nil)
 	_ targets.Observer      = (*Target)(nil)
 	_ targets.Recaller      = (*Target)(nil)
+	_ targets.Surveyor      = (*Target)(nil)
 	_ targets.Closer        = (*Target)(nil)
 	_ targets.Attributor    = (*Target)(nil)
 	_ targets.Claimer       = (*Target)(nil)
