@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/holdfast-dev/holdfast/drift"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/ledger"
 	"github.com/holdfast-dev/holdfast/policy"
@@ -67,10 +68,30 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	}
 	r.Log.InfoContext(ctx, "applied", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("revision", p.Plan.Revision.String()),
 		slog.String("changes", p.Plan.Summary()), slog.Duration("took", time.Since(start)))
+	r.recordKept(ctx, s, p.Plan)
 	if !p.Plan.Empty() {
 		r.tell(s.event(EventApplied, "applied", p.Plan.Summary()))
 	}
 	return r.finish(ctx, s)
+}
+
+// recordKept tells of what was taken out of the repository and stays in the world.
+func (r *Reconciler) recordKept(ctx context.Context, s *stack, p plan.Plan) {
+	now := time.Now().UTC()
+	for _, c := range p.Changes {
+		if len(c.Stays) == 0 {
+			continue
+		}
+		f := targets.Finding{Stack: s.Name, ID: c.ID, Class: targets.Kept, Fields: c.Stays, Actor: c.Stays[0].Manager, Since: c.Stays[0].Since, Detected: now, LastSeen: now}
+		note := fmt.Sprintf("%s: not declared any more, and there still:", f.ID)
+		for _, field := range f.Fields {
+			note += fmt.Sprintf(" %s (managed by %s)", field.Path, orNothing(field.Manager))
+		}
+		note = r.Scrub(note)
+		r.recordFinding(ctx, s, ledger.Drift, string(drift.Reported), f, note)
+		r.Log.WarnContext(ctx, "fields stay", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()), slog.String("what", note),
+			slog.String("hint", "have the other manager let go of them, or remove them by hand"))
+	}
 }
 
 // deploy is the flow of docs/ARCHITECTURE.md: b is judged, applied, and becomes

@@ -111,6 +111,9 @@ const (
 	Foreign  FindingClass = "foreign"  // a second manager added a field that nobody declared or allowed
 	Missing  FindingClass = "missing"  // an object that we own is gone
 	Extra    FindingClass = "extra"    // an object that the stack no longer declares is still there
+	// Kept is a field that is not declared any more and stays, since somebody else owns
+	// it too. It is told of once: from then on it is theirs.
+	Kept FindingClass = "kept"
 	// Unmanaged is an object beside the stack's own that no stack declares. Nothing is
 	// done about it, and it is no drift.
 	Unmanaged FindingClass = "unmanaged"

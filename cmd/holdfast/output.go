@@ -112,6 +112,9 @@ func printPlan(w io.Writer, p plan.Plan) {
 		if c.Action == plan.Update || c.Action == plan.Replace {
 			printFields(w, c.Fields)
 		}
+		for _, f := range c.Stays {
+			fmt.Fprintf(w, "    %s: stays %s although it is not declared any more%s\n", f.Path, clip(f.From), managedBy(f))
+		}
 	}
 	if p.Empty() {
 		fmt.Fprintln(w, "No changes: the world is as declared.")

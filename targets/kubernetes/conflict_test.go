@@ -197,3 +197,38 @@ func TestContended(t *testing.T) {
 		t.Errorf("after the end: %d attempts, %v", n, err)
 	}
 }
+
+// What is taken out of the repository and owned by somebody else too stays in the world:
+// the plan says so, once.
+func TestFieldThatStays(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	tt := target(t, c.Config, ns, nil, nil)
+	files := map[string]string{"d.yaml": strings.Replace(deployment, "replicas: 0", "replicas: 2", 1)}
+	deploy(t, tt, files)
+	body := `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web"},"spec":{"replicas":2,"selector":{"matchLabels":{"app":"web"}}}}`
+	if _, err := d.Resource(gvrs["deployments"]).Namespace(ns).Patch(t.Context(), "web", types.ApplyPatchType, []byte(body), metav1.PatchOptions{FieldManager: "scaler"}); err != nil {
+		t.Fatal(err)
+	}
+	files["d.yaml"] = strings.Replace(deployment, "replicas: 0", "", 1)
+	r := mustRender(t, tt, files)
+	p := mustPlan(t, tt, r)
+	if len(p.Changes) != 1 || len(p.Changes[0].Fields) != 0 || len(p.Changes[0].Stays) != 1 {
+		t.Fatalf("changes: %s", mustJSON(p.Changes))
+	}
+	if f := p.Changes[0].Stays[0]; f.Path != "/spec/replicas" || f.From != "2" || f.Manager != "scaler" {
+		t.Errorf("what stays: %+v", f)
+	}
+	deploy(t, tt, files)
+	if p := mustPlan(t, tt, r); !p.Empty() || replicas(t, d, ns) != int64(2) {
+		t.Errorf("it is theirs now: %s, replicas %v", mustJSON(p.Changes), replicas(t, d, ns))
+	}
+	// What nobody else owns goes, or becomes the server's default, without a word.
+	files["d.yaml"] = strings.Replace(files["d.yaml"], "labels: {app: web}", "labels: {app: web, tier: front}", 1)
+	deploy(t, tt, files)
+	files["d.yaml"] = strings.Replace(files["d.yaml"], ", tier: front", "", 1)
+	if p := mustPlan(t, tt, mustRender(t, tt, files)); len(p.Changes) != 1 || len(p.Changes[0].Stays) != 0 {
+		t.Errorf("changes: %s", mustJSON(p.Changes))
+	}
+}

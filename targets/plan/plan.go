@@ -102,6 +102,9 @@ type Change struct {
 	Before digest.Digest `json:"before,omitempty"`
 	After  digest.Digest `json:"after,omitempty"`
 	Fields []Field       `json:"fields,omitempty"`
+	// Stays are fields that are not declared any more and keep their value, since
+	// somebody else owns them too.
+	Stays []Field `json:"stays,omitempty"`
 	// Source is where the desired object is declared: "apps/web/deployment.yaml:12".
 	Source string `json:"source,omitempty"`
 	// Reason says why, where the action does not: "no longer declared", "adopted from kubectl".
