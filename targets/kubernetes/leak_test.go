@@ -3,7 +3,9 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -12,8 +14,15 @@ import (
 
 // Stacks that come and go leave nothing behind: no watch, no goroutine, and nothing that
 // is remembered of an object. A kind that only one stack has is watched for as long.
+//
+// HOLDFAST_STACKS sets how many come; then the test must run alone, and goroutines and
+// memory are compared too.
 func TestStacksComeAndGo(t *testing.T) {
 	t.Parallel()
+	rounds, alone := 3, false
+	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_STACKS")); err == nil {
+		rounds, alone = max(3, n/10), true
+	}
 	env := testenv.SharedCluster(t)
 	ns := testenv.Namespace(t, env)
 	c := cluster(t, env.Config, nil)
@@ -50,7 +59,17 @@ func TestStacksComeAndGo(t *testing.T) {
 		}
 	}
 	stays := come(0, map[string]string{"a.yaml": configMap("stays", "1")})
-	for round := range 3 {
+	var heap, goroutines uint64 // after two rounds: connections and caches are there then
+	usage := func() (uint64, uint64) {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc, uint64(runtime.NumGoroutine())
+	}
+	for round := range rounds {
+		if round == 2 {
+			heap, goroutines = usage()
+		}
 		var gone []func()
 		for i := range 10 {
 			gone = append(gone, come(1+i, map[string]string{"a.yaml": configMap(fmt.Sprintf("a-%d", i), fmt.Sprint(round)), "s.yaml": fmt.Sprintf("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: s-%d}\n", i)}))
@@ -64,6 +83,9 @@ func TestStacksComeAndGo(t *testing.T) {
 		if n := kinds(); n != 1 {
 			t.Errorf("round %d: %d watches are left, want the one of what stays", round, n)
 		}
+	}
+	if h, g := usage(); alone && (h > heap+heap/5+(1<<20) || g > goroutines+2) {
+		t.Errorf("after %d stacks: %d KiB and %d goroutines, after 20: %d KiB and %d", 10*rounds, h>>10, g, heap>>10, goroutines)
 	}
 	stays()
 	c.mu.Lock()

@@ -240,3 +240,33 @@ func TestWaveGivesWay(t *testing.T) {
 		}
 	}
 }
+
+// A Namespace that goes and is held by a finalizer within it keeps the stack from being
+// ready, with what the Namespace itself says about it.
+func TestNamespaceIsHeld(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	own := ns + "-own"
+	tt := target(t, c.Config, ns, nil, func(s *Spec) {
+		s.Allow = Allow{Kinds: []string{"*", "Namespace"}, Namespaces: []string{ns, own}}
+	})
+	held := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: h, namespace: " + own + ", finalizers: [acme.example/held]}\n"
+	files := map[string]string{"a.yaml": configMap("a", "1"), "n.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + own + "}\n", "h.yaml": held}
+	deploy(t, tt, files)
+	delete(files, "n.yaml")
+	delete(files, "h.yaml")
+	r := deploy(t, tt, files)
+	want := func(text string) func() bool {
+		return func() bool {
+			err := tt.Healthy(t.Context(), r)
+			return fault.KindOf(err) == fault.Waiting && strings.Contains(err.Error(), "Namespace/"+own+" is being deleted and held") && strings.Contains(err.Error(), text)
+		}
+	}
+	until(t, want("acme.example/held")) // the namespace controller says so on the Namespace
+	edit(t, d, "x", "configmaps", own, "h", `{"metadata":{"finalizers":null}}`)
+	until(t, func() bool { return tt.Healthy(t.Context(), r) == nil })
+	if p := mustPlan(t, tt, r); !p.Empty() {
+		t.Errorf("changes: %s", mustJSON(p.Changes))
+	}
+}
