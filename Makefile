@@ -13,9 +13,10 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 PACKAGES    ?= ./...
 FUZZTIME    ?= 2m
 BENCH       ?= 100,500
+SOAK        ?= 30m
 
 .DEFAULT_GOAL := help
-.PHONY: help build image install demo test test-race fuzz bench lint docs tools clean
+.PHONY: help build image install demo test test-race fuzz bench soak lint docs tools clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ fuzz: ## fuzz every parser for FUZZTIME (2m)
 bench: tools build ## measure on the real control plane, beside the floor; BENCH=100,500
 	@$(GO) run ./internal/bench -apps $(BENCH) -holdfast bin/holdfast
 	@$(GO) test -run '^$$' -bench . ./verify/verifytest
+
+soak: tools build ## kill the daemon 200 times under load, then run it for SOAK (30m) beside servers that fail
+	@$(GO) run ./internal/soak -for $(SOAK) -kills 200 -holdfast bin/holdfast
 
 lint: $(TOOLS)/golangci-lint ## run the linters of .golangci.yml
 	@$(TOOLS)/golangci-lint run --timeout 15m $(PACKAGES)

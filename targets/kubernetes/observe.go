@@ -314,10 +314,12 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	c.mu.Lock()
 	before := c.tracked[id]
 	var stands vitals
+	judge := false
 	if before != nil {
-		stands = before.vitals
+		stands, judge = before.vitals, !deleted && at > before.rv
 	}
 	c.mu.Unlock()
+	same := judge && c.same(before, id, u)
 	if before != nil && !deleted && before.uid == string(u.GetUID()) {
 		stands = before.t.vitals(u, stands)
 	} else {
@@ -346,7 +348,7 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	if deleted && w.key.kind == jobKind {
 		tr.cutOff = !finished(u)
 	}
-	if !deleted && c.same(tr, id, u) {
+	if same && tr == before {
 		tr.rv = at
 		return
 	}
@@ -360,6 +362,7 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 // same reports whether u is, in all that matters, what is remembered: the same object,
 // our field set and the values under it, and what stands in closed places and is not
 // ours. Everything else is looked at: it is a question to the server whether it matters.
+// It reads what is never changed of tr, and needs no lock.
 func (c *Cluster) same(tr *tracked, id plan.ObjectID, u *unstructured.Unstructured) bool {
 	if tr.uid != string(u.GetUID()) {
 		return false
