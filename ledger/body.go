@@ -83,8 +83,13 @@ func (y *synced) has(d digest.Digest, b []byte, name string) bool {
 	if !known {
 		return false
 	}
-	old, err := readFile(name, MaxBody)
-	return err == nil && bytes.Equal(old, b)
+	if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) {
+		return true
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	delete(y.set, d)
+	return false
 }
 
 func (y *synced) add(docs map[digest.Digest][]byte) {

@@ -133,6 +133,12 @@ func (r *Reconciler) named(name string) (*stack, error) {
 	return nil, fault.New(fault.Invalid, "reconciler", "holdfast status lists the stacks", "there is no stack %q", name)
 }
 
+// anew is b for somebody who asks: everything is looked at.
+func anew(b basis) basis {
+	b.anew = true
+	return b
+}
+
 // Plan runs the pipeline for one stack up to the gate and writes nothing. The
 // proposal says what was reached, also beside an error.
 func (r *Reconciler) Plan(ctx context.Context, name string) (*Proposal, error) {
@@ -145,7 +151,7 @@ func (r *Reconciler) Plan(ctx context.Context, name string) (*Proposal, error) {
 		if err := s.refused(); err != nil {
 			return err
 		}
-		p, err = r.judge(ctx, s, s.desired())
+		p, err = r.judge(ctx, s, anew(s.desired()))
 		return err
 	})
 	return p, err
@@ -171,7 +177,7 @@ func (r *Reconciler) Apply(ctx context.Context, name string) (*Proposal, error) 
 			return err
 		}
 		for range staleAgain {
-			if p, err = r.deploy(ctx, s, s.desired(), ledger.Applied, nil); !errors.Is(err, targets.ErrStale) {
+			if p, err = r.deploy(ctx, s, anew(s.desired()), ledger.Applied, nil); !errors.Is(err, targets.ErrStale) {
 				break // the daemon itself may have been at it
 			}
 		}
@@ -221,9 +227,10 @@ func (r *Reconciler) Drift(ctx context.Context, name string) ([]targets.Finding,
 	return found, err
 }
 
-// Unmanaged returns what no stack declares where one has its objects, and the kinds that
-// the target may not list. A target that cannot say has none.
-func (r *Reconciler) Unmanaged(ctx context.Context, name string) (found []targets.Finding, unseen []string, err error) {
+// Unmanaged returns what no stack declares where one has its objects, and what the target
+// may not list. A target that cannot say has none. It leaves out the namespaces of the
+// stack's environment that are in done, and adds those that it has looked at.
+func (r *Reconciler) Unmanaged(ctx context.Context, name string, done map[string]map[string]bool) (found []targets.Finding, unseen []string, err error) {
 	s, err := r.named(name)
 	if err != nil {
 		return nil, nil, err
@@ -236,8 +243,11 @@ func (r *Reconciler) Unmanaged(ctx context.Context, name string) (found []target
 	if !ok {
 		return nil, nil, nil
 	}
+	if done[d.Environment] == nil {
+		done[d.Environment] = map[string]bool{}
+	}
 	err = guarded(s, func() error {
-		found, unseen, err = t.Unmanaged(ctx, d.rendered)
+		found, unseen, err = t.Unmanaged(ctx, d.rendered, done[d.Environment])
 		return err
 	})
 	return found, unseen, err

@@ -68,7 +68,6 @@ func (r *Reconciler) reconcile(ctx context.Context, s *stack) error {
 	}
 	r.Log.InfoContext(ctx, "applied", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("revision", p.Plan.Revision.String()),
 		slog.String("changes", p.Plan.Summary()), slog.Duration("took", time.Since(start)))
-	r.recordKept(ctx, s, p.Plan)
 	if !p.Plan.Empty() {
 		r.tell(s.event(EventApplied, "applied", p.Plan.Summary()))
 	}
@@ -137,6 +136,7 @@ func (r *Reconciler) deploy(ctx context.Context, s *stack, b basis, typ ledger.T
 	if err := r.apply(ctx, s, b, p, typ); err != nil {
 		return p, err
 	}
+	r.recordKept(ctx, s, p.Plan)
 	return p, r.stand(ctx, s, b, p)
 }
 
@@ -377,6 +377,7 @@ func (r *Reconciler) stand(ctx context.Context, s *stack, b basis, p *Proposal) 
 	r.mu.Lock()
 	delete(r.kept, s.Name) // it has its name by itself now
 	r.mu.Unlock()
+	b.anew = false
 	d := &deployment{basis: b, rendered: p.rendered, inputs: p.inputs, at: time.Now(), rests: p.rests()}
 	before, over, trusted := s.stand(d)
 	r.ended(ctx, s, EventRecovered, over)

@@ -364,10 +364,17 @@ func (r *Reconciler) compare(ctx context.Context, s *stack) time.Duration {
 	return s.again(kind)
 }
 
-// comparison plans d from the world as ask does. Where one object has no way back, the others are
+// comparison plans d from the world, or with memory from what the target has watched of
+// it. Where one object has no way back, the others are
 // compared by themselves; only if none can be, the error is returned.
-func (r *Reconciler) comparison(ctx context.Context, d *deployment, ask func(context.Context, targets.Target, targets.Rendered) (plan.Plan, error)) (plan.Plan, error) {
-	p, err := ask(ctx, d.target, d.rendered)
+func (r *Reconciler) comparison(ctx context.Context, d *deployment, memory bool) (plan.Plan, error) {
+	ask := d.target.Plan
+	if t, ok := d.target.(targets.Recaller); ok && memory {
+		ask = func(ctx context.Context, rendered targets.Rendered, _ ...plan.ObjectID) (plan.Plan, error) {
+			return t.Recall(ctx, rendered)
+		}
+	}
+	p, err := ask(ctx, d.rendered)
 	t, ok := d.target.(targets.Restorer)
 	if kind := fault.KindOf(err); err == nil || !ok || kind != fault.Denied && kind != fault.Invalid {
 		return p, err
@@ -409,13 +416,7 @@ func (r *Reconciler) compareNow(ctx context.Context, s *stack, act bool) ([]targ
 		return nil, nil
 	}
 	start := time.Now()
-	ask := func(ctx context.Context, t targets.Target, rendered targets.Rendered) (plan.Plan, error) {
-		return t.Plan(ctx, rendered)
-	}
-	if act {
-		ask = recall
-	}
-	p, err := r.comparison(ctx, d, ask)
+	p, err := r.comparison(ctx, d, act)
 	if err != nil {
 		return nil, err
 	}

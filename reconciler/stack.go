@@ -74,6 +74,7 @@ type basis struct {
 	snap   *sources.Snapshot
 	commit verify.Evidence
 	seen   time.Time // when the commit was first seen
+	anew   bool      // a person asks: nothing is taken from memory
 }
 
 // deployment is what was granted and is in the world.

@@ -245,7 +245,7 @@ func (r *Reconciler) plan(ctx context.Context, b basis, rendered targets.Rendere
 	ctx, step := r.stage(ctx, stagePlan, b.TargetName)
 	var p plan.Plan
 	var err error
-	if len(only) == 0 {
+	if len(only) == 0 && !b.anew {
 		p, err = recall(ctx, b.target, rendered)
 	} else {
 		p, err = b.target.Plan(ctx, rendered, only...)

@@ -223,8 +223,9 @@ type Recaller interface {
 // Surveyor is an optional ability: to say what stands beside what a stack has.
 type Surveyor interface {
 	// Unmanaged returns the objects that no stack declares where r has its own, of class
-	// [Unmanaged], by their id. unseen are the kinds that may not be listed.
-	Unmanaged(ctx context.Context, r Rendered) (found []Finding, unseen []string, err error)
+	// [Unmanaged], by their id. unseen is what may not be listed. It leaves out the
+	// namespaces in done, and adds those that it has looked at.
+	Unmanaged(ctx context.Context, r Rendered, done map[string]bool) (found []Finding, unseen []string, err error)
 }
 
 // Adopter is an optional ability: drift becomes a change of the repository.

@@ -22,7 +22,6 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/httpd"
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/targets"
-	"github.com/holdfast-dev/holdfast/targets/plan"
 	"github.com/holdfast-dev/holdfast/verify"
 )
 
@@ -292,19 +291,13 @@ func (a *app) deployed(stack string) []string {
 	return names
 }
 
-// unmanaged collects what no stack declares beside one or all. What stands beside several
-// is named once.
+// unmanaged collects what no stack declares beside one or all.
 func (a *app) unmanaged(ctx context.Context, stack string, out *reply) error {
 	var errs []error
-	known := map[plan.ObjectID]bool{}
+	done := map[string]map[string]bool{} // namespaces, by environment
 	for _, n := range a.deployed(stack) {
-		found, unseen, err := a.reconciler.Unmanaged(ctx, n)
-		for _, f := range found {
-			if !known[f.ID] {
-				known[f.ID] = true
-				out.Findings = append(out.Findings, f)
-			}
-		}
+		found, unseen, err := a.reconciler.Unmanaged(ctx, n, done)
+		out.Findings = append(out.Findings, found...)
 		out.Unseen = append(out.Unseen, unseen...)
 		errs = append(errs, err)
 	}

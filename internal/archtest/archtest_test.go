@@ -73,6 +73,7 @@ var allowed = map[string]string{
 	"internal/world":    "internal/testenv verify/verifytest reconciler targets/terraform",
 	"internal/demo":     "internal/testenv internal/world examples reconciler",
 	"internal/bench":    "internal/testenv internal/world internal/mask reconciler sources targets/terraform",
+	"internal/soak":     "internal/testenv internal/world ledger reconciler targets targets/plan",
 	"internal/notify":   "internal/fault",
 	"internal/opa":      "",
 	"internal/forge":    "internal/fault internal/httpd",
@@ -150,7 +151,7 @@ func TestNoTestPartsInTheBinary(t *testing.T) {
 	for dep := range strings.Lines(string(out)) {
 		dep = strings.TrimSpace(dep)
 		ours := strings.TrimPrefix(dep, module)
-		if slices.Contains([]string{"internal/testenv", "internal/demo", "internal/bench", "internal/world", "verify/verifytest", "targets/targetstest", "sources/sourcestest"}, ours) ||
+		if slices.Contains([]string{"internal/testenv", "internal/demo", "internal/bench", "internal/soak", "internal/world", "verify/verifytest", "targets/targetstest", "sources/sourcestest"}, ours) ||
 			strings.HasSuffix(dep, "sigstore-go/pkg/testing/ca") {
 			t.Errorf("cmd/holdfast links %s", dep)
 		}

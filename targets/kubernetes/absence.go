@@ -2,9 +2,11 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -22,6 +24,7 @@ const (
 	absenceFor     = 3 * time.Second
 	absencePages   = 10 // of names; with more than that it is cheaper to ask
 	absenceRetreat = 10 * time.Minute
+	absenceWait    = time.Second
 )
 
 // absences says what does not exist.
@@ -32,13 +35,14 @@ type absences struct {
 
 // absence is what is known about one kind.
 type absence struct {
-	mu     sync.Mutex // held while it is listed
-	misses int        // since begun
-	begun  time.Time
-	listed time.Time // zero: names say nothing
-	used   time.Time // when it saved a request
-	names  map[[2]string]bool
-	never  time.Time // until when it is not tried: there are too many, or it may not be listed
+	mu      sync.Mutex
+	listing chan struct{} // closed when whoever lists it is done; nil: nobody does
+	misses  int           // since begun
+	begun   time.Time
+	listed  time.Time // zero: names say nothing
+	used    time.Time // when it saved a request
+	names   map[[2]string]bool
+	never   time.Time // until when it is not tried: there are too many, or it may not be listed
 }
 
 func (a *absences) of(r resource) *absence {
@@ -104,49 +108,89 @@ func (a *absence) appeared(id plan.ObjectID) {
 	}
 }
 
-// lacks reports whether an object was not there a moment ago.
+// lacks reports whether an object was not there a moment ago. Whoever finds the names too
+// old lists them, and others wait for that, for as long as it may take to ask themselves.
 func (a *absence) lacks(ctx context.Context, c *Cluster, r resource, id plan.ObjectID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := time.Now()
-	if now.Sub(a.listed) > absenceFor {
-		a.listed, a.names = time.Time{}, nil
-		much := a.misses >= absenceMisses && now.Sub(a.begun) <= absenceFor || now.Sub(a.used) <= absenceFor
-		if !much || now.Before(a.never) {
-			return false
-		}
-		if a.names = c.names(ctx, r); a.names == nil {
-			a.never = now.Add(absenceRetreat)
-			return false
-		}
-		a.listed = now
-	}
-	if a.names[[2]string{id.Namespace, id.Name}] {
+	if time.Since(a.listed) > absenceFor && !a.renew(ctx, c, r) {
 		return false
 	}
-	a.used = now
+	if a.names == nil || a.names[[2]string{id.Namespace, id.Name}] {
+		return false
+	}
+	a.used = time.Now()
 	return true
 }
 
-// names lists what exists of a kind, as namespace and name; nil if that cannot be had,
-// or not at a reasonable price.
-func (c *Cluster) names(ctx context.Context, r resource) map[[2]string]bool {
+// renew has the names listed, or waits for who does, and reports whether they are fresh.
+// It is called with mu held, and gives it back meanwhile.
+func (a *absence) renew(ctx context.Context, c *Cluster, r resource) bool {
+	now := time.Now()
+	if done := a.listing; done != nil {
+		a.mu.Unlock()
+		defer a.mu.Lock()
+		timer := time.NewTimer(absenceWait)
+		defer timer.Stop()
+		select {
+		case <-done:
+			return true
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return false
+	}
+	a.names = nil
+	much := a.misses >= absenceMisses && now.Sub(a.begun) <= absenceFor || now.Sub(a.used) <= absenceFor
+	if !much || now.Before(a.never) {
+		return false
+	}
+	done := make(chan struct{})
+	a.listing = done
+	a.mu.Unlock()
+	names, err := c.names(ctx, r)
+	a.mu.Lock()
+	a.listing = nil
+	close(done)
+	switch {
+	case errors.Is(err, errTooMany), apierrors.IsForbidden(err):
+		a.never = now.Add(absenceRetreat)
+	case err == nil:
+		a.listed, a.names = now, names
+		time.AfterFunc(2*absenceFor, a.free)
+	}
+	return err == nil
+}
+
+// free drops names that are too old to be of use.
+func (a *absence) free() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Since(a.listed) > absenceFor {
+		a.names = nil
+	}
+}
+
+var errTooMany = errors.New("too many to list")
+
+// names lists what exists of a kind, as namespace and name.
+func (c *Cluster) names(ctx context.Context, r resource) (map[[2]string]bool, error) {
 	out := map[[2]string]bool{}
 	o := metav1.ListOptions{Limit: listPage}
 	for range absencePages {
 		page, err := c.meta.Resource(r.gvr()).List(ctx, o)
 		if err != nil {
-			return nil
+			return nil, err
 		}
 		for i := range page.Items {
 			out[[2]string{page.Items[i].Namespace, page.Items[i].Name}] = true
 		}
 		if o.Continue = page.Continue; o.Continue == "" {
-			return out
+			return out, nil
 		}
 		if left := page.RemainingItemCount; left != nil && *left > listPage*absencePages {
-			return nil
+			return nil, errTooMany
 		}
 	}
-	return nil
+	return nil, errTooMany
 }

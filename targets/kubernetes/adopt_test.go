@@ -175,7 +175,7 @@ func TestAdoptIsAsJudged(t *testing.T) {
 	if len(priv.changes) != 1 || len(priv.changes[0].takes) != 1 {
 		t.Fatalf("changes: %+v", priv.changes)
 	}
-	if _, err := tt.union(t.Context(), priv); err != nil {
+	if _, err := (&writer{t: tt, priv: priv}).union(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tt.migrate(t.Context(), &priv.changes[0]); err != nil {

@@ -67,10 +67,7 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 	}
 	t.c.realise(t, priv.ren)
 	w := &writer{t: t, priv: priv, versions: versions, rec: rec}
-	if priv.inv != nil {
-		w.had = priv.inv.entries
-	}
-	final, err := t.union(ctx, priv)
+	final, err := w.union(ctx)
 	if err != nil {
 		return err
 	}
@@ -300,8 +297,8 @@ func (t *Target) asJudged(c *change, live *unstructured.Unstructured) error {
 
 // union writes the inventory of before and after together, so that a crash never
 // forgets an object, and returns what the inventory is in the end (nil: the same).
-func (t *Target) union(ctx context.Context, priv *planned) (map[plan.ObjectID]entry, error) {
-	inv := priv.inv
+func (w *writer) union(ctx context.Context) (map[plan.ObjectID]entry, error) {
+	t, priv, inv := w.t, w.priv, w.priv.inv
 	if inv == nil {
 		owned, err := t.ownedNow(ctx)
 		if err != nil {
@@ -318,6 +315,7 @@ func (t *Target) union(ctx context.Context, priv *planned) (map[plan.ObjectID]en
 			return nil, err
 		}
 	}
+	w.inv, w.had = inv, inv.entries
 	all := maps.Clone(inv.entries)
 	for id, e := range priv.wanted {
 		e.Ran = inv.entries[id].Ran // what is not made yet has not run
@@ -337,6 +335,7 @@ type writer struct {
 	t        *Target
 	priv     *planned
 	versions []string
+	inv      *inventory              // nil: it was not written
 	had      map[plan.ObjectID]entry // by the inventory, before this apply
 	rec      *targets.Receipt
 
@@ -344,19 +343,24 @@ type writer struct {
 	theirs []plan.ObjectID // was to be created, and somebody else had made it
 }
 
+// disownTime is what an apply that ends early still takes to say what is not ours.
+const disownTime = 10 * time.Second
+
 // disown takes back from the inventory what somebody else turned out to have made:
 // otherwise the next plan would call it ours.
 func (w *writer) disown(ctx context.Context) {
-	if w.priv.inv == nil || len(w.theirs) == 0 {
+	if w.inv == nil || len(w.theirs) == 0 {
 		return
 	}
-	entries := maps.Clone(w.priv.inv.entries)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), disownTime)
+	defer cancel()
+	entries := maps.Clone(w.inv.entries)
 	for _, id := range w.theirs {
 		if _, had := w.had[id]; !had {
 			delete(entries, id)
 		}
 	}
-	if err := w.t.writeInventory(ctx, w.priv.inv, entries); err != nil {
+	if err := w.t.writeInventory(ctx, w.inv, entries); err != nil {
 		w.t.c.cfg.Log.WarnContext(ctx, "the inventory still names what somebody else has made", slog.String("stack", w.t.spec.Stack), slog.String("error", err.Error()))
 	}
 }
@@ -483,7 +487,7 @@ func (t *Target) settle(c *change, live *unstructured.Unstructured) error {
 		t.c.doubt(t, c.ID)
 		return nil
 	}
-	t.c.clean(t, c.obj, live, true)
+	t.c.clean(t, c.obj, live, true, len(c.yields) == 0)
 	return nil
 }
 
@@ -494,7 +498,7 @@ func (w *writer) notCreated(ctx context.Context, c *change, err error) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		if live, gerr := t.as.get(ctx, c.res, c.ID); gerr != nil || live != nil {
 			t.c.absences.of(c.res).appeared(c.ID)
-			if live != nil && !t.ours(live) {
+			if gerr != nil || !t.ours(live) { // what had been ours before stays so
 				w.mu.Lock()
 				w.theirs = append(w.theirs, c.ID)
 				w.mu.Unlock()

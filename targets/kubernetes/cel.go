@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/google/cel-go/cel"
+	celast "github.com/google/cel-go/common/ast"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -87,6 +89,11 @@ func compileHealth(text string) (cel.Program, error) {
 	}
 	if t := ast.OutputType(); t != cel.BoolType && t != cel.DynType {
 		return nil, fmt.Errorf("%q is a %s, want true or false", text, t)
+	}
+	// One regular expression over a long text is one step, that neither the cost nor the
+	// time interrupts.
+	if len(celast.MatchDescendants(celast.NavigateAST(ast.NativeRep()), celast.FunctionMatcher("matches"))) > 0 {
+		return nil, fmt.Errorf("%q: matches is not allowed; use ==, in, contains, startsWith or endsWith", text)
 	}
 	return env.Program(ast, cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
 }
@@ -178,7 +185,7 @@ func (t *Target) vitals(live *unstructured.Unstructured, before vitals) vitals {
 		v.current = true
 		return v
 	case err == nil && s.Status == status.InProgressStatus:
-		v.progress = cmp.Or(s.Message, "not current yet")
+		v.progress = strings.Clone(cmp.Or(line(s.Message), "not current yet")) // of a text that may be long
 	}
 	if v.since = before.since; v.since.IsZero() {
 		v.since = time.Now()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -162,7 +163,10 @@ func admissionRefuses(err error) bool {
 	if !errors.As(err, &status) {
 		return false
 	}
-	text := status.Status().Message
+	code, text := status.Status().Code, status.Status().Message
+	if code < 400 || code >= 500 || code == http.StatusConflict || code == http.StatusTooManyRequests { // it will say something else later
+		return false
+	}
 	return strings.HasPrefix(text, "admission webhook ") && strings.Contains(text, " denied the request")
 }
 

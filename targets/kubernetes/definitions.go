@@ -2,9 +2,12 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +23,8 @@ import (
 // defaults, storage version), and by webhooks that mutate it. So these are watched too,
 // their metadata alone, and what they are about is looked at anew when one changes.
 
-// definitions are the kinds that change what other objects are.
+// definitions are the kinds that change what other objects are. A server may have them
+// in another version, or not at all.
 var definitions = []schema.GroupVersionKind{
 	{Group: crdKind.Group, Version: "v1", Kind: crdKind.Kind},
 	{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration"},
@@ -28,16 +32,20 @@ var definitions = []schema.GroupVersionKind{
 	{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicyBinding"},
 }
 
-// definitionPause is how long the API server gets to take up a changed definition, and
-// others to change more of them.
-const definitionPause = 2 * time.Second
+const (
+	// definitionPause is how long the API server gets to take up a changed definition, and
+	// others to change more of them. It doubles up to definitionRest while they go on:
+	// each time every object in question costs a dry run.
+	definitionPause = 2 * time.Second
+	definitionRest  = 10 * time.Minute
+)
 
 // watchDefinitions follows the definitions until ctx ends.
 func (c *Cluster) watchDefinitions(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, gvk := range c.definitions {
-		wg.Go(func() { (&definitionWatch{c: c, gvk: gvk}).run(ctx) })
+		wg.Go(func() { (&definitionWatch{c: c, gvk: gvk, moved: map[string]bool{}}).run(ctx) })
 	}
 }
 
@@ -46,7 +54,10 @@ type definitionWatch struct {
 	c           *Cluster
 	gvk         schema.GroupVersionKind
 	generations map[string]int64 // by name; nil: not listed yet
+	late        bool             // objects were looked at before there was something to compare with
 	moved       map[string]bool  // names of those that changed and are not taken up
+	pause       time.Duration    // before the next time
+	stirred     time.Time        // the last time
 }
 
 // run lists and watches until ctx ends. What cannot be watched is made up for by asking
@@ -54,11 +65,12 @@ type definitionWatch struct {
 func (w *definitionWatch) run(ctx context.Context) {
 	wait := minBackoff
 	for ctx.Err() == nil {
-		err := w.follow(ctx)
+		told, err := w.follow(ctx)
+		w.late = w.late || w.generations == nil
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err == nil:
+		case told:
 			wait = minBackoff
 			continue
 		case apierrors.IsForbidden(err):
@@ -67,12 +79,12 @@ func (w *definitionWatch) run(ctx context.Context) {
 			pause(ctx, listEvery)
 			w.c.stir(nil)
 			continue
-		case apierrors.IsNotFound(err): // this server does not have the kind
+		case errors.Is(err, errNoKind): // this server does not have it
 			pause(ctx, listEvery)
 			continue
 		}
 		wait = min(2*wait, maxBackoff)
-		w.c.cfg.Log.DebugContext(ctx, "watch of definitions interrupted", slog.String("kind", w.gvk.Kind), slog.String("error", w.c.cfg.Masker.Scrub(err.Error())))
+		w.c.cfg.Log.DebugContext(ctx, "watch of definitions interrupted", slog.String("kind", w.gvk.Kind), slog.Any("error", err))
 		pause(ctx, wait/2+rand.N(wait/2)) //nolint:gosec // jitter needs no secrecy
 	}
 }
@@ -87,16 +99,17 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// follow lists and watches once. It returns nil when the watch ended as watches do.
-func (w *definitionWatch) follow(ctx context.Context) error {
-	resource, err := w.resource()
+// follow lists and watches once. told says that the watch told something before it ended:
+// one that ends at once is refused by something.
+func (w *definitionWatch) follow(ctx context.Context) (told bool, err error) {
+	r, err := w.c.anyVersion(ctx, w.gvk)
 	if err != nil {
-		return err
+		return false, err
 	}
-	client := w.c.meta.Resource(resource)
+	client := w.c.meta.Resource(r.gvr())
 	list, err := client.List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return err
+		return false, err
 	}
 	now := make(map[string]int64, len(list.Items))
 	for i := range list.Items {
@@ -105,21 +118,21 @@ func (w *definitionWatch) follow(ctx context.Context) error {
 	w.compare(now)
 	events, err := client.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion, AllowWatchBookmarks: true})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer events.Stop()
 	var due <-chan time.Time
 	for {
 		if len(w.moved) > 0 && due == nil {
-			due = time.After(definitionPause)
+			due = time.After(w.next())
 		}
 		select {
 		case e, ok := <-events.ResultChan():
 			switch m, _ := e.Object.(*metav1.PartialObjectMetadata); {
 			case !ok:
-				return nil
+				return told, nil
 			case e.Type == apiwatch.Error:
-				return fmt.Errorf("watch: %w", apierrors.FromObject(e.Object))
+				return told, fmt.Errorf("watch: %w", apierrors.FromObject(e.Object))
 			case m == nil || e.Type == apiwatch.Bookmark:
 			case e.Type == apiwatch.Deleted:
 				w.note(m.Name, 0)
@@ -127,31 +140,34 @@ func (w *definitionWatch) follow(ctx context.Context) error {
 			default:
 				w.note(m.Name, m.Generation)
 			}
+			told = true
 		case <-due:
 			due = nil
-			w.takeUp()
+			w.takeUp(ctx)
+		case <-ctx.Done():
+			return told, ctx.Err()
 		}
 	}
 }
 
-// resource asks whether the server has the kind.
-func (w *definitionWatch) resource() (schema.GroupVersionResource, error) {
-	list, err := w.c.disco.ServerResourcesForGroupVersion(w.gvk.GroupVersion().String())
-	if err != nil {
-		return schema.GroupVersionResource{}, err
+// next returns how long what changed waits to be taken up.
+func (w *definitionWatch) next() time.Duration {
+	if time.Since(w.stirred) > 2*max(w.pause, definitionPause) {
+		w.pause = 0
 	}
-	for _, r := range list.APIResources {
-		if r.Kind == w.gvk.Kind && !strings.Contains(r.Name, "/") {
-			return w.gvk.GroupVersion().WithResource(r.Name), nil
-		}
-	}
-	return schema.GroupVersionResource{}, apierrors.NewNotFound(w.gvk.GroupVersion().WithResource(w.gvk.Kind).GroupResource(), "")
+	w.pause = min(max(2*w.pause, definitionPause), definitionRest)
+	return w.pause
 }
 
 // compare takes in a complete list.
 func (w *definitionWatch) compare(now map[string]int64) {
-	if w.generations == nil { // nothing rests on what was there before
-		w.generations, w.moved = now, map[string]bool{}
+	if w.generations == nil {
+		w.generations = now
+		if w.late { // what changed before is not known
+			for name := range now {
+				w.moved[name] = true
+			}
+		}
 		return
 	}
 	for name := range w.generations {
@@ -174,22 +190,20 @@ func (w *definitionWatch) note(name string, generation int64) {
 }
 
 // takeUp has everything looked at anew that a changed definition may be about.
-func (w *definitionWatch) takeUp() {
-	if len(w.moved) == 0 {
-		return
-	}
-	if w.gvk.Kind != crdKind.Kind {
-		w.c.stir(nil)
-	} else {
-		groups := map[string]bool{}
+func (w *definitionWatch) takeUp(ctx context.Context) {
+	var groups map[string]bool // nil: all
+	if w.gvk.GroupKind() == crdKind {
+		groups = map[string]bool{}
 		for name := range w.moved { // "plural.group"
 			_, group, _ := strings.Cut(name, ".")
 			groups[group] = true
 		}
 		w.c.forgetKinds(groups)
-		w.c.stir(groups)
 	}
-	w.moved = map[string]bool{}
+	n := w.c.stir(groups)
+	w.c.cfg.Log.InfoContext(ctx, "definitions changed: what they are about is looked at anew", slog.String("kind", w.gvk.Kind),
+		slog.Any("names", slices.Sorted(maps.Keys(w.moved))), slog.Int("objects", n))
+	w.moved, w.stirred = map[string]bool{}, time.Now()
 }
 
 // forgetKinds has the server asked anew what the kinds of some groups are called.
@@ -203,14 +217,17 @@ func (c *Cluster) forgetKinds(groups map[string]bool) {
 	}
 }
 
-// stir has every object of some groups looked at anew, or with nil of all.
-func (c *Cluster) stir(groups map[string]bool) {
+// stir has every object of some groups looked at anew, or with nil of all, and returns
+// how many they are.
+func (c *Cluster) stir(groups map[string]bool) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, tr := range c.tracked {
 		if groups == nil || groups[groupKind(id.Kind).Group] {
 			tr.t.obs.mark(id, 0, nil)
 			tr.t.obs.notify()
+			n++
 		}
 	}
+	return n
 }

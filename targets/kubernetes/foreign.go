@@ -371,11 +371,19 @@ func keyOf(m map[string]any, names []string) (key string, exact bool) {
 }
 
 // foreignState is a keyed digest of everything in u that is closed and that we
-// did not declare. While it stays the same, there is nothing to judge anew.
+// did not declare, and of the images that it names, wherever its kind has them. While
+// it stays the same, there is nothing to judge anew.
 func (c *Cluster) foreignState(id plan.ObjectID, u *unstructured.Unstructured) [32]byte {
 	var b bytes.Buffer
 	for _, p := range c.undeclared(id, u, c.entry(u), nil) {
 		fmt.Fprintf(&b, "%q %q %s\n", p.keys, p.owners, mustJSON(p.value))
+	}
+	images, err := c.kinds.images(groupKind(id.Kind), content(u.Object))
+	if err != nil { // which of it names an image is not known
+		b.Write(mustJSON(content(u.Object)))
+	}
+	for _, im := range images {
+		fmt.Fprintf(&b, "%q %q\n", im.pointer(), im.reference)
 	}
 	return c.keyed("foreign", b.Bytes())
 }

@@ -154,7 +154,7 @@ func TestJobThatWasNeverMade(t *testing.T) {
 	tt := target(t, c.Config, ns, nil, nil)
 	files := map[string]string{"j.yaml": jobManifest("ttlSecondsAfterFinished: 1")}
 	p := mustPlan(t, tt, mustRender(t, tt, files))
-	if _, err := tt.union(t.Context(), p.Private.(*planned)); err != nil { // and then a crash
+	if _, err := (&writer{t: tt, priv: p.Private.(*planned)}).union(t.Context()); err != nil { // and then a crash
 		t.Fatal(err)
 	}
 	again := target(t, c.Config, ns, nil, nil)

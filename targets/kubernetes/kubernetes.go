@@ -48,6 +48,7 @@ const (
 	targetName       = "kubernetes"
 	defaultNamespace = "holdfast-system"
 	defaultManager   = "holdfast"
+	maxLooks         = 16
 	defaultWorkers   = 16
 )
 
@@ -117,6 +118,7 @@ type Cluster struct {
 	claims      *Claims
 	events      recorder
 
+	looks     chan struct{} // one for each look at what a watch told of that is under way
 	preloaded preloaded
 	absences  absences
 
@@ -208,6 +210,7 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 		cfg: cfg, dyn: dyn, meta: meta, disco: disco, process: thisProcess, agent: conf.UserAgent,
 		resources:   map[schema.GroupVersionKind]resource{},
 		definitions: definitions,
+		looks:       make(chan struct{}, maxLooks),
 		kinds:       kinds,
 		healthRules: health,
 		claims:      cfg.Claims,

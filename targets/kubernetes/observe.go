@@ -5,7 +5,9 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -27,7 +29,8 @@ type tracked struct {
 	rv  uint64 // the newest version that was judged
 	// want is the digest of what was declared when the object was as it should be;
 	// empty: it is not, or that is being looked at.
-	want digest.Digest
+	want  digest.Digest
+	until time.Time // until when want counts
 	// state is the digest of the values under our field set or, if full, of
 	// everything but the status: for an object whose fields we do not all own.
 	state [32]byte
@@ -92,11 +95,19 @@ func (o *observation) notify() {
 	}
 }
 
+// knownFor is how long an object counts as known of which nothing is heard; each gets
+// between half of it and all of it, so that they do not come at once.
+const knownFor = 24 * time.Hour
+
 // clean remembers live as what o should be. complete says that our field set in
-// it covers everything that we declare.
-func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, complete bool) {
+// it covers everything that we declare, and settled that nothing but a change of live
+// makes it something else: what is yielded may be ours again by time alone.
+func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, complete, settled bool) {
 	id := o.id
-	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), want: o.after, foreign: c.foreignState(id, live)}
+	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), foreign: c.foreignState(id, live)}
+	if settled && live.GetLabels()[ManagedLabel] == "true" { // others are not watched
+		tr.want, tr.until = o.after, time.Now().Add(knownFor/2+rand.N(knownFor/2)) //nolint:gosec // spreads them
+	}
 	var ok bool
 	if tr.state, ok = c.ownState(live); !ok || !complete {
 		tr.state, tr.full = c.fullState(live), true
@@ -159,7 +170,7 @@ func (c *Cluster) newest(id plan.ObjectID, at uint64) bool {
 		if w.forbidden {
 			continue
 		}
-		if w.at == 0 || w.seen[id] > at {
+		if w.at == 0 || w.interrupted || w.seen[id] > at {
 			return false
 		}
 		watched = true
@@ -174,7 +185,7 @@ func (c *Cluster) stands(t *Target, o *desired) bool {
 	defer c.mu.Unlock()
 	tr := c.tracked[o.id]
 	_, dirty := t.obs.dirty[o.id]
-	return tr != nil && tr.t == t && tr.want == o.after && !dirty && c.newest(o.id, tr.rv)
+	return tr != nil && tr.t == t && tr.want == o.after && time.Now().Before(tr.until) && !dirty && c.newest(o.id, tr.rv)
 }
 
 // unmovedSince reports whether the watch has told of the object at version at, and of
@@ -255,6 +266,9 @@ func (c *Cluster) drifted(t *Target, ch change) {
 func (c *Cluster) doubt(t *Target, id plan.ObjectID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if tr := c.tracked[id]; tr != nil && tr.t == t { // it was about what is overwritten
+		tr.want, tr.vitals = "", vitals{}
+	}
 	t.obs.mark(id, 0, nil)
 	t.obs.notify()
 }
@@ -313,17 +327,17 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	// What is judged may take a while: nobody waits for it.
 	c.mu.Lock()
 	before := c.tracked[id]
-	var stands vitals
+	var v vitals
 	judge := false
 	if before != nil {
-		stands, judge = before.vitals, !deleted && at > before.rv
+		v, judge = before.vitals, !deleted && at > before.rv
 	}
 	c.mu.Unlock()
-	same := judge && c.same(before, id, u)
+	same := judge && !tooWide(u) && c.same(before, id, u)
 	if before != nil && !deleted && before.uid == string(u.GetUID()) {
-		stands = before.t.vitals(u, stands)
+		v = before.t.vitals(u, v)
 	} else {
-		stands = vitals{at: at}
+		v = vitals{at: at}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -338,9 +352,9 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	tr := c.tracked[id]
 	if tr != nil && at > tr.vitals.at {
 		if tr != before {
-			stands = vitals{at: at}
+			v = vitals{at: at}
 		}
-		tr.vitals = stands
+		tr.vitals = v
 	}
 	if tr == nil || at <= tr.rv {
 		return
@@ -508,6 +522,12 @@ func (t *Target) take(ren *rendering) ([]plan.ObjectID, map[plan.ObjectID]sign, 
 // confirm plans ids, each by itself, and reports what differs. It returns why
 // objects could not be judged.
 func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectID, signs map[plan.ObjectID]sign, epoch int, found func(targets.Finding)) map[plan.ObjectID]error {
+	select { // however many stacks have something to look at
+	case t.c.looks <- struct{}{}:
+		defer func() { <-t.c.looks }()
+	case <-ctx.Done():
+		return nil
+	}
 	changes, failed := t.inspect(ctx, ren, ids, signs)
 	t.c.mu.Lock()
 	moved := t.obs.epoch != epoch
@@ -583,7 +603,14 @@ func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectI
 			objs, all = append(objs, placed), append(all, res)
 		}
 	}
-	changes, errs := t.each(ctx, objs, all, owned, func(id plan.ObjectID) *unstructured.Unstructured { return signs[id].live })
+	// A watch tells of a kind in one version, which may be that of another stack.
+	told := func(o *desired) *unstructured.Unstructured {
+		if live := signs[o.id].live; live != nil && live.GroupVersionKind() == o.u.GroupVersionKind() {
+			return live
+		}
+		return nil
+	}
+	changes, errs := t.each(ctx, objs, all, owned, told)
 	var good []*change
 	for i, o := range objs {
 		switch {
@@ -595,4 +622,34 @@ func (t *Target) inspect(ctx context.Context, ren *rendering, ids []plan.ObjectI
 		}
 	}
 	return good, failed
+}
+
+// maxWidth is how many elements of one list managed fields may name for an object to be
+// compared here: that takes their square.
+const maxWidth = 500
+
+// tooWide reports whether managed fields, which anybody may write, name more of a list.
+func tooWide(u *unstructured.Unstructured) bool {
+	entries, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
+	list, _ := entries.([]any)
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		if fields, _ := m["fieldsV1"].(map[string]any); wider(fields, 0) {
+			return true
+		}
+	}
+	return false
+}
+
+func wider(set map[string]any, depth int) bool {
+	elements := 0
+	for k, sub := range set {
+		if strings.HasPrefix(k, "k:") || strings.HasPrefix(k, "v:") {
+			elements++
+		}
+		if next, _ := sub.(map[string]any); depth > maxNesting || wider(next, depth+1) {
+			return true
+		}
+	}
+	return elements > maxWidth
 }

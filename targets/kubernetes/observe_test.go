@@ -55,7 +55,7 @@ func TestEventsBeforeTheJudgementEnds(t *testing.T) {
 			tt.c.mu.Lock()
 			tt.c.watches[w.key] = w
 			tt.c.mu.Unlock()
-			tt.c.clean(tt, &desired{id: id}, object("5"), true)
+			tt.c.clean(tt, &desired{id: id}, object("5"), true, true)
 			tt.c.mu.Lock()
 			defer tt.c.mu.Unlock()
 			if _, dirty := tt.obs.dirty[id]; dirty != tc.dirty {

@@ -208,7 +208,7 @@ func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, o
 			at, ask, places = append(at, i), append(ask, o), append(places, res[i])
 		}
 	}
-	out, errs := t.each(ctx, ask, places, owned, func(plan.ObjectID) *unstructured.Unstructured { return nil })
+	out, errs := t.each(ctx, ask, places, owned, func(*desired) *unstructured.Unstructured { return nil })
 	if err := joined(opPlan, errs); err != nil {
 		return nil, err
 	}
@@ -227,7 +227,7 @@ func (t *Target) changes(ctx context.Context, objs []*desired, res []resource, o
 // each plans every object by itself, in parallel. Namespaces come first: in one
 // that is about to be created nothing needs to be looked up. told returns the live
 // object that a watch has just told of, or nil.
-func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool, told func(plan.ObjectID) *unstructured.Unstructured) ([]*change, []error) {
+func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owned map[plan.ObjectID]bool, told func(*desired) *unstructured.Unstructured) ([]*change, []error) {
 	out := make([]*change, len(objs))
 	errs := make([]error, len(objs))
 	created := map[string]bool{}
@@ -237,7 +237,7 @@ func (t *Target) each(ctx context.Context, objs []*desired, res []resource, owne
 		for i, o := range objs {
 			if (o.id.Kind == namespaceKind.String()) == namespaces {
 				g.Go(func() error {
-					out[i], errs[i] = t.change(ctx, o, res[i], owned, created[o.id.Namespace], told(o.id))
+					out[i], errs[i] = t.change(ctx, o, res[i], owned, created[o.id.Namespace], told(o))
 					return nil
 				})
 			}
@@ -325,7 +325,7 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 		return nil, err
 	}
 	if len(own)+len(foreign)+len(c.Stays) == 0 && t.c.entry(live) != nil {
-		t.c.clean(t, o, live, t.c.fieldSet(live) == t.c.fieldSet(after))
+		t.c.clean(t, o, live, t.c.fieldSet(live) == t.c.fieldSet(after), len(c.yields) == 0)
 		return nil, nil
 	}
 	c.bare = len(own) == 0 && t.c.entry(live) != nil && t.c.fieldSet(live) == t.c.fieldSet(after)

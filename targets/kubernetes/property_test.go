@@ -429,7 +429,7 @@ func (p *property) restore(t testing.TB, tt *Target) {
 		if err == nil {
 			// What an apply leaves behind, another manager's additions, goes with the object.
 			if left, ferr := tt.c.foreign(p.o, live, tt.c.entry(live)); ferr == nil && len(left) == 0 && len(live.GetManagedFields()) < 8 {
-				tt.c.clean(tt, p.o, live, true)
+				tt.c.clean(tt, p.o, live, true, true)
 				return
 			}
 		}

@@ -1,12 +1,20 @@
 package kubernetes
 
 import (
+	"context"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/holdfast-dev/holdfast/internal/testenv"
@@ -58,15 +66,18 @@ func watched(t *testing.T, conf *rest.Config, ns string, files map[string]string
 	tt := target(t, conf, ns, nil, nil)
 	r := deploy(t, tt, files)
 	found := observe(t, tt, r)
-	until(t, func() bool {
-		for _, o := range r.Private.(*rendering).objects {
-			if !tt.c.stands(tt, o) {
-				return false
-			}
-		}
-		return true
-	})
+	until(t, func() bool { return standing(t, tt, r) })
 	return tt, r, found
+}
+
+// standing reports whether all of r is known to be as it should.
+func standing(t testing.TB, tt *Target, r targets.Rendered) bool {
+	t.Helper()
+	objs, _, err := tt.placeAll(t.Context(), r.Private.(*rendering), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return !slices.ContainsFunc(objs, func(o *desired) bool { return !tt.c.stands(tt, o) })
 }
 
 // What the watch told nothing about costs no request, and a plan says the same of it.
@@ -195,5 +206,233 @@ func TestRepairAsksOnce(t *testing.T) {
 	}
 	if _, err = tt.Plan(t.Context(), r, id); err != nil || asked.take() != "GET, dry PATCH" {
 		t.Errorf("the second time: %v", err)
+	}
+}
+
+// Two stacks may have a kind in two versions, and one watch tells of both.
+func TestWatchInAnotherVersion(t *testing.T) {
+	t.Parallel()
+	env := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, env), dyn(t, env.Config)
+	c := cluster(t, env.Config, nil)
+	hpa := func(name, version, metric string) string {
+		return "apiVersion: autoscaling/" + version + "\nkind: HorizontalPodAutoscaler\nmetadata: {name: " + name + "}\nspec: {maxReplicas: 3, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}, " + metric + "}\n"
+	}
+	stack := func(name, manifest string) (*Target, targets.Rendered, <-chan targets.Finding) {
+		t.Helper()
+		tt, err := New(c, spec(ns, func(s *Spec) { s.Stack = name + "-" + ns }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := deploy(t, tt, map[string]string{"h.yaml": manifest})
+		return tt, r, observe(t, tt, r)
+	}
+	stack("one", hpa("one", "v1", "targetCPUUtilizationPercentage: 50"))
+	tt, r, found := stack("two", hpa("two", "v2", "metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]"))
+	until(t, func() bool { return standing(t, tt, r) })
+	hpas := schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}
+	patch := func(body string) {
+		t.Helper()
+		if _, err := d.Resource(hpas).Namespace(ns).Patch(t.Context(), "two", types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patch(`{"metadata":{"labels":{"theirs":"yes"}}}`)
+	patch(`{"spec":{"maxReplicas":5}}`)
+	f := next(t, found)
+	if len(f.Fields) != 1 || f.Fields[0].Path != "/spec/maxReplicas" {
+		t.Errorf("finding: %s", mustJSON(f))
+	}
+}
+
+// What is yielded may be ours again without a word about the object: by the end of an
+// ignore rule, and when the other manager lets go. It is asked about each time.
+func TestRecallOfWhatIsYielded(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	var over atomic.Bool
+	tt := target(t, c.Config, ns, nil, func(s *Spec) {
+		s.Yield = func(_ plan.ObjectID, pointer string) bool { return pointer == "/data/key" && !over.Load() }
+	})
+	r := deploy(t, tt, map[string]string{"a.yaml": configMap("a", "1"), "b.yaml": configMap("b", "1")})
+	observe(t, tt, r)
+	edit(t, d, "x", "configmaps", ns, "a", `{"data":{"key":"2"}}`)
+	recall := func() int {
+		t.Helper()
+		p, err := tt.Recall(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(p.Changes)
+	}
+	at := version(getObject(t, d, "configmaps", ns, "a"))
+	until(t, func() bool { // the watch has told, and it was looked at
+		tt.c.mu.Lock()
+		defer tt.c.mu.Unlock()
+		tr := tt.c.tracked[plan.ObjectID{Kind: "ConfigMap", Namespace: ns, Name: "a"}]
+		return tr != nil && tr.rv >= at
+	})
+	if n := recall(); n != 0 {
+		t.Errorf("while it is yielded: %d changes", n)
+	}
+	over.Store(true)
+	if n := recall(); n != 1 {
+		t.Errorf("when that is over: %d changes", n)
+	}
+}
+
+// A watch that is interrupted tells nothing: until it goes on, everything is asked about.
+func TestRecallWhileTheWatchIsInterrupted(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	proxy, err := testenv.NewFaultProxyTransport(c.Config.Host, mustTransport(t, c.Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	tt, r, _ := watched(t, &rest.Config{Host: proxy.URL()}, ns, map[string]string{"a.yaml": configMap("a", "1")})
+	stands := func() bool { return tt.c.stands(tt, r.Private.(*rendering).objects[0]) }
+	proxy.Set(testenv.Fault{Match: func(r *http.Request) bool { return r.URL.Query().Has("watch") }, Status: http.StatusForbidden})
+	proxy.Break()
+	until(t, func() bool { return !stands() })
+	edit(t, d, "x", "configmaps", ns, "a", `{"data":{"key":"2"}}`)
+	if p, err := tt.Recall(t.Context(), r); err != nil || len(p.Changes) != 1 {
+		t.Errorf("recall: %v, %s", err, mustJSON(p.Changes))
+	}
+	edit(t, d, "x", "configmaps", ns, "a", `{"data":{"key":"1"}}`)
+	proxy.Set(testenv.Fault{})
+	deploy(t, tt, map[string]string{"a.yaml": configMap("a", "1")})
+	until(t, stands)
+}
+
+// Watches that end at once are not opened again and again.
+func TestDefinitionsThatCannotBeWatched(t *testing.T) {
+	t.Parallel()
+	env := testenv.SharedCluster(t)
+	proxy, err := testenv.NewFaultProxyTransport(env.Config.Host, mustTransport(t, env.Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	proxy.Set(testenv.Fault{Match: func(r *http.Request) bool { return r.URL.Query().Has("watch") }, Rewrite: func(r *http.Response) error {
+		r.Body = http.NoBody // an end without an event
+		return nil
+	}})
+	var asked requests
+	c, err := NewCluster(clusterConfig(t, asked.of(&rest.Config{Host: proxy.URL()}), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.definitions = definitions[:1]
+	running(t, c)
+	until(t, func() bool { return proxy.Matches() >= 3 })
+	if n := strings.Count(asked.take(), "GET"); n > 10 {
+		t.Errorf("%d requests for %d watches", n, proxy.Matches())
+	}
+}
+
+// Definitions that change all the time have everything looked at less and less often.
+func TestDefinitionsThatChangeAllTheTime(t *testing.T) {
+	t.Parallel()
+	w := &definitionWatch{generations: map[string]int64{}, moved: map[string]bool{}}
+	total := time.Duration(0)
+	for range 20 {
+		total += w.next()
+		w.stirred = time.Now()
+	}
+	if last := w.next(); last != definitionRest || total < time.Hour {
+		t.Errorf("after %s the pause is %s", total, last)
+	}
+	w.stirred = time.Now().Add(-3 * definitionRest)
+	if got := w.next(); got != definitionPause {
+		t.Errorf("after a quiet time the pause is %s", got)
+	}
+}
+
+// An image that a custom kind names somewhere open is seen, although nothing closed and
+// nothing of ours changed.
+func TestImageOfACustomKindIsSeen(t *testing.T) {
+	t.Parallel()
+	env := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, env), dyn(t, env.Config)
+	cr, crd, name := customResource(ns)
+	u := fromYAML(t, cr)
+	gvk := u.GroupVersionKind()
+	conf := clusterConfig(t, env.Config, nil)
+	conf.Kinds = []KindImages{{Kind: gvk.GroupKind().String(), Images: []string{"/spec/sidecar"}}}
+	c, err := NewCluster(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.definitions = nil
+	running(t, c)
+	tt, err := New(c, spec(ns, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Resource(crdGVR).Create(t.Context(), fromYAML(t, crd), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Resource(crdGVR).Delete(context.Background(), name, metav1.DeleteOptions{}) })
+	served := func(version string) func() bool {
+		return func() bool {
+			c.forgetKinds(map[string]bool{gvk.Group: true})
+			_, err := c.resource(t.Context(), gvk.GroupKind().WithVersion(version))
+			return err == nil
+		}
+	}
+	until(t, served("v1"))
+	r := deploy(t, tt, map[string]string{"a.yaml": cr})
+	found := observe(t, tt, r)
+	until(t, func() bool { return standing(t, tt, r) })
+	plural, _, _ := strings.Cut(name, ".")
+	in := d.Resource(gvk.GroupVersion().WithResource(plural)).Namespace(ns)
+	if _, err := in.Patch(t.Context(), "one", types.MergePatchType, []byte(`{"spec":{"sidecar":"evil.example/miner:1"}}`), metav1.PatchOptions{FieldManager: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if f := next(t, found); f.ID.Name != "one" || f.Class != targets.Foreign {
+		t.Errorf("finding: %s", mustJSON(f))
+	}
+
+	// The definition goes on to another version, and so does the watch.
+	jsonPatch(t, d.Resource(crdGVR), name, `[{"op":"replace","path":"/spec/versions","value":[
+		{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}},
+		{"name":"v2","served":true,"storage":false,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}]`)
+	cr = strings.Replace(cr, "/v1\n", "/v2\n", 1)
+	until(t, served("v2"))
+	r = deploy(t, tt, map[string]string{"a.yaml": cr})
+	found = observe(t, tt, r)
+	jsonPatch(t, d.Resource(crdGVR), name, `[{"op":"replace","path":"/spec/versions/0/served","value":false},{"op":"replace","path":"/spec/versions/0/storage","value":false},{"op":"replace","path":"/spec/versions/1/storage","value":true}]`)
+	in = d.Resource(gvk.GroupKind().WithVersion("v2").GroupVersion().WithResource(plural)).Namespace(ns)
+	until(t, func() bool {
+		_, err := in.Patch(t.Context(), "one", types.MergePatchType, []byte(`{"spec":{"size":7}}`), metav1.PatchOptions{FieldManager: "x"})
+		return err == nil
+	})
+	if f := next(t, found); f.ID.Name != "one" || f.Class != targets.Modified {
+		t.Errorf("finding: %s", mustJSON(f))
+	}
+}
+
+// Managed fields that anybody made wide are not compared here.
+func TestTooWide(t *testing.T) {
+	t.Parallel()
+	set := map[string]any{}
+	for i := range maxWidth + 1 {
+		set[fmt.Sprintf(`v:"%d"`, i)] = map[string]any{}
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"managedFields": []any{
+		map[string]any{"manager": "x", "fieldsV1": map[string]any{"f:metadata": map[string]any{"f:finalizers": set}}},
+	}}}}
+	if !tooWide(u) {
+		t.Error("it is compared")
+	}
+	for k := range set {
+		delete(set, k)
+		break
+	}
+	if tooWide(u) {
+		t.Error("it is not compared")
 	}
 }

@@ -29,17 +29,26 @@ var passing = map[schema.GroupResource]bool{
 
 // Unmanaged implements [targets.Surveyor]: what stands in the namespaces of the stack and
 // no stack declares. What a controller made of another object, and what Kubernetes puts
-// into every namespace, is left out.
-func (t *Target) Unmanaged(ctx context.Context, r targets.Rendered) (found []targets.Finding, unseen []string, err error) {
+// into every namespace, is left out. It lists as the daemon, also for a stack that is
+// impersonated: the answer is for operators.
+func (t *Target) Unmanaged(ctx context.Context, r targets.Rendered, done map[string]bool) (found []targets.Finding, unseen []string, err error) {
 	if _, err := t.rendering(r); err != nil {
 		return nil, nil, fault.WithStack(t.spec.Stack, err)
 	}
 	if _, err := t.ownedNow(ctx); err != nil {
 		return nil, nil, fault.WithStack(t.spec.Stack, err)
 	}
+	if other, _ := t.c.claims.waitsFor(""); other != "" {
+		return nil, nil, fault.WithStack(t.spec.Stack, fault.New(fault.Waiting, opUnmanaged, "", "%s has not said yet what it declares", other))
+	}
+	namespaces := slices.DeleteFunc(t.namespaces(), func(n string) bool { return done[n] })
 	lists, err := discovery.ServerPreferredNamespacedResources(t.c.disco)
-	if len(lists) == 0 && err != nil { // an aggregated API that is down takes only its own kinds away
+	groups, partial := discovery.GroupDiscoveryFailedErrorGroups(err)
+	if err != nil && !partial {
 		return nil, nil, fault.WithStack(t.spec.Stack, fault.New(fault.Transient, opUnmanaged, "", "discovery: %w", err))
+	}
+	for gv := range groups { // an aggregated API that is down takes only its own kinds away
+		unseen = append(unseen, gv.String())
 	}
 	var mu sync.Mutex
 	g := new(errgroup.Group)
@@ -51,23 +60,28 @@ func (t *Target) Unmanaged(ctx context.Context, r targets.Rendered) (found []tar
 			if verr != nil || strings.Contains(kind.Name, "/") || !slices.Contains(kind.Verbs, "list") || passing[res.gvr().GroupResource()] {
 				continue
 			}
-			g.Go(func() error {
-				objects, err := t.strangers(ctx, res, kind.Kind)
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case apierrors.IsForbidden(err):
-					unseen = append(unseen, res.gvr().GroupResource().String())
-				case err != nil && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err):
-					return fault.New(fault.Transient, opUnmanaged, "", "%s: %s", res.name, t.c.cfg.Masker.Scrub(err.Error()))
-				}
-				found = append(found, objects...)
-				return nil
-			})
+			for _, namespace := range namespaces {
+				g.Go(func() error {
+					objects, err := t.strangers(ctx, res, kind.Kind, namespace)
+					mu.Lock()
+					defer mu.Unlock()
+					switch {
+					case apierrors.IsForbidden(err):
+						unseen = append(unseen, res.gvr().GroupResource().String()+" in "+namespace)
+					case err != nil && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err):
+						return fault.New(fault.Transient, opUnmanaged, "", "%s: %s", res.name, t.c.cfg.Masker.Scrub(err.Error()))
+					}
+					found = append(found, objects...)
+					return nil
+				})
+			}
 		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, nil, fault.WithStack(t.spec.Stack, err)
+	}
+	for _, namespace := range namespaces {
+		done[namespace] = true
 	}
 	slices.SortFunc(found, func(a, b targets.Finding) int { return a.ID.Compare(b.ID) })
 	slices.Sort(unseen)
@@ -80,42 +94,39 @@ func (t *Target) namespaces() []string {
 	defer t.ownedMu.Unlock()
 	out := []string{t.spec.Namespace}
 	for id := range t.owned {
-		if id.Namespace != "" && !slices.Contains(out, id.Namespace) {
+		if id.Namespace != "" {
 			out = append(out, id.Namespace)
 		}
 	}
 	slices.Sort(out)
-	return out
+	return slices.Compact(out)
 }
 
-// strangers lists what nobody declares of one kind.
-func (t *Target) strangers(ctx context.Context, r resource, kind string) ([]targets.Finding, error) {
+// strangers lists what nobody declares of one kind in a namespace.
+func (t *Target) strangers(ctx context.Context, r resource, kind, namespace string) ([]targets.Finding, error) {
 	var out []targets.Finding
-	for _, namespace := range t.namespaces() {
-		o := metav1.ListOptions{Limit: listPage}
-		for {
-			page, err := t.c.meta.Resource(r.gvr()).Namespace(namespace).List(ctx, o)
-			if err != nil {
-				return nil, err
+	o := metav1.ListOptions{Limit: listPage}
+	for {
+		page, err := t.c.meta.Resource(r.gvr()).Namespace(namespace).List(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Items {
+			m := &page.Items[i]
+			id := plan.ObjectID{Kind: schema.GroupKind{Group: r.version.Group, Kind: kind}.String(), Namespace: m.Namespace, Name: m.Name}
+			if t.declared(id, m) || ofItself(id, m) {
+				continue
 			}
-			for i := range page.Items {
-				m := &page.Items[i]
-				id := plan.ObjectID{Kind: schema.GroupKind{Group: r.version.Group, Kind: kind}.String(), Namespace: m.Namespace, Name: m.Name}
-				if t.declared(id, m) || ofItself(id, m) {
-					continue
-				}
-				u := &unstructured.Unstructured{Object: map[string]any{}}
-				u.SetManagedFields(m.ManagedFields)
-				out = append(out, targets.Finding{
-					Stack: t.spec.Stack, ID: id, Class: targets.Unmanaged, Actor: managers(u), Since: m.CreationTimestamp.Time,
-				})
-			}
-			if o.Continue = page.Continue; o.Continue == "" {
-				break
-			}
+			u := &unstructured.Unstructured{Object: map[string]any{}}
+			u.SetManagedFields(m.ManagedFields)
+			out = append(out, targets.Finding{
+				Stack: t.spec.Stack, ID: id, Class: targets.Unmanaged, Actor: managers(u), Since: m.CreationTimestamp.Time,
+			})
+		}
+		if o.Continue = page.Continue; o.Continue == "" {
+			return out, nil
 		}
 	}
-	return out, nil
 }
 
 // declared reports whether a stack declares the object, whatever its marks say.

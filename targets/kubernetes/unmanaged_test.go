@@ -32,7 +32,7 @@ func TestUnmanaged(t *testing.T) {
 	c := cluster(t, conf, nil)
 	stack := func(name string) *Target {
 		t.Helper()
-		tt, err := New(c, spec(ns, func(s *Spec) { s.Stack = name }))
+		tt, err := New(c, spec(ns, func(s *Spec) { s.Stack = name + "-" + ns }))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,14 +45,15 @@ func TestUnmanaged(t *testing.T) {
 		list, err := d.Resource(gvrs["deployments"].GroupVersion().WithResource("replicasets")).Namespace(ns).List(t.Context(), metav1.ListOptions{})
 		return err == nil && len(list.Items) > 0
 	})
-	for name, annotations := range map[string]map[string]any{"stray": nil, "forged": {OwnerAnnotation: "test/one"}} {
+	for name, annotations := range map[string]map[string]any{"stray": nil, "forged": {OwnerAnnotation: "test/one-" + ns}} {
 		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
 			"name": name, "annotations": annotations, "labels": map[string]any{ManagedLabel: "true"}}}}
 		if _, err := d.Resource(gvrs["configmaps"]).Namespace(ns).Create(t.Context(), u, metav1.CreateOptions{FieldManager: "carol"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	found, unseen, err := tt.Unmanaged(t.Context(), r)
+	done := map[string]bool{}
+	found, unseen, err := tt.Unmanaged(t.Context(), r, done)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,10 @@ func TestUnmanaged(t *testing.T) {
 	if !slices.Equal(names, []string{"forged", "stray"}) {
 		t.Errorf("found %s", mustJSON(found))
 	}
-	if !slices.Equal(unseen, []string{"secrets"}) {
+	if !slices.Equal(unseen, []string{"secrets in " + ns}) {
 		t.Errorf("unseen %v", unseen)
+	}
+	if found, _, err := tt.Unmanaged(t.Context(), r, done); err != nil || len(found) != 0 {
+		t.Errorf("it was looked at: %s, %v", mustJSON(found), err)
 	}
 }

@@ -20,7 +20,10 @@ import (
 
 const (
 	listPage = 500
-	// listEvery is when everything is compared again, whatever the watch told.
+	// silence is how long a watch may tell nothing: the API server sends a bookmark about
+	// once a minute.
+	silence = 5 * time.Minute
+	// listEvery is when everything is listed again: what a watch left out is found then.
 	listEvery  = time.Hour
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 30 * time.Second
@@ -40,12 +43,13 @@ type watch struct {
 	res resource
 
 	// Guarded by Cluster.mu.
-	seen      map[plan.ObjectID]uint64 // newest version, by object
-	at        uint64                   // up to which all that happened was seen; 0: nothing yet
-	forbidden bool                     // cluster-wide is not allowed: one watch per namespace
-	asked     map[string]users         // namespaces that the watch is to cover, and for whom
-	stop      context.CancelFunc       // nil: it does not run yet
-	stopped   bool                     // nobody needs it any more
+	seen        map[plan.ObjectID]uint64 // newest version, by object
+	at          uint64                   // up to which all that happened was seen; 0: nothing yet
+	forbidden   bool                     // cluster-wide is not allowed: one watch per namespace
+	interrupted bool                     // it tells nothing for now
+	asked       map[string]users         // namespaces that the watch is to cover, and for whom
+	stop        context.CancelFunc       // nil: it does not run yet
+	stopped     bool                     // nobody needs it any more
 }
 
 // users are the targets that something is needed for.
@@ -150,16 +154,36 @@ func (w *watch) run(ctx context.Context) {
 			w.c.narrow(w)
 			return
 		}
+		w.tells(false)
+		if apierrors.IsNotFound(err) && w.moved(ctx) {
+			at = ""
+		}
 		wait = min(max(2*wait, minBackoff), maxBackoff)
 		w.c.cfg.Log.WarnContext(ctx, "watch interrupted", slog.String("kind", w.key.kind.String()),
 			slog.Duration("retry", wait), slog.String("error", w.c.cfg.Masker.Scrub(err.Error())))
-		timer := time.NewTimer(wait/2 + rand.N(wait/2+1)) //nolint:gosec // jitter: a restarted API server is not met by all at once
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
+		pause(ctx, wait/2+rand.N(wait/2+1)) //nolint:gosec // jitter: a restarted API server is not met by all at once
 	}
+}
+
+// moved asks what the kind is called now, when it is not called what the watch follows
+// any more: its definition may serve another version. It reports whether that is news.
+func (w *watch) moved(ctx context.Context) bool {
+	w.c.forgetKinds(map[string]bool{w.key.kind.Group: true})
+	r, err := w.c.anyVersion(ctx, w.key.kind.WithVersion(w.res.version.Version))
+	if err != nil || r == w.res {
+		return false
+	}
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	w.res = r
+	return true
+}
+
+// tells notes whether the watch would tell of what happens now.
+func (w *watch) tells(now bool) {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	w.interrupted = !now
 }
 
 // narrow replaces a cluster-wide watch by one for each namespace that was asked for.
@@ -220,8 +244,22 @@ func (w *watch) follow(ctx context.Context, at string) (string, error) {
 		return at, err
 	}
 	defer events.Stop()
+	w.tells(true)
 	got := false
-	for e := range events.ResultChan() {
+	silent := time.NewTimer(silence)
+	defer silent.Stop()
+	for {
+		var e apiwatch.Event
+		var open bool
+		select {
+		case e, open = <-events.ResultChan():
+		case <-silent.C:
+			return at, errors.New("the watch has told nothing for too long, not even how far it is")
+		}
+		if !open {
+			break
+		}
+		silent.Reset(silence)
 		if e.Type == apiwatch.Error {
 			err := apierrors.FromObject(e.Object)
 			if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
