@@ -485,3 +485,34 @@ func TestWatchThatEnds(t *testing.T) {
 		})
 	}
 }
+
+// leaver is a target whose plans leave a field behind, and that recalls nothing.
+type leaver struct{ *target }
+
+func (l leaver) Plan(ctx context.Context, r targets.Rendered, only ...plan.ObjectID) (plan.Plan, error) {
+	p, err := l.target.Plan(ctx, r, only...)
+	for i := range p.Changes {
+		p.Changes[i].Stays = []plan.Field{{Path: "/spec/replicas", From: "2", To: "2", Manager: "scaler"}}
+	}
+	return p, err
+}
+
+// What is taken out of the repository and stays in the world is told of when it was
+// applied, also by hand.
+func TestKeptIsRecorded(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, "a")
+	b.wrap["a"] = func(t *target) targets.Target { return leaver{t} }
+	r := b.applied("a")
+	if n := b.recorded(ledger.Drift, "a", "reported"); n != 1 {
+		t.Errorf("%d entries", n)
+	}
+	b.tamper("a", "edited")
+	if _, err := r.Apply(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	r.late.Wait()
+	if n := b.recorded(ledger.Drift, "a", "reported"); n != 2 {
+		t.Errorf("%d entries after an apply by hand", n)
+	}
+}

@@ -141,7 +141,7 @@ func (s *soak) say(format string, args ...any) {
 
 // random returns a source of choices of its own for one goroutine.
 func (s *soak) random(of uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(s.seed, of)) //nolint:gosec // choices that can be made again
+	return rand.New(rand.NewPCG(s.seed, of)) // choices that can be made again
 }
 
 // copyBinary makes the run independent of who builds meanwhile: each start of the

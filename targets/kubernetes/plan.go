@@ -85,7 +85,7 @@ func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.Objec
 	for _, o := range objs {
 		priv.wanted[o.id] = o.entry()
 	}
-	if !priv.few && !(recall && t.says(priv.wanted)) {
+	if !priv.few && (!recall || !t.says(priv.wanted)) {
 		if priv.inv, err = t.readInventory(ctx); err != nil {
 			return plan.Plan{}, err
 		}
