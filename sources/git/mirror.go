@@ -8,14 +8,17 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
 
+	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
 	gogit "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/format/objfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/storage/filesystem"
@@ -125,7 +128,7 @@ func (m *mirror) object(t plumbing.ObjectType, id plumbing.Hash, most int64) ([]
 
 // readObject reads one object, whose size is checked before its content is held.
 func readObject(st storer.EncodedObjectStorer, t plumbing.ObjectType, id plumbing.Hash, most int64) (b []byte, err error) {
-	size, err := st.EncodedObjectSize(id)
+	size, err := objectSize(st, id)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", t, id, err)
 	}
@@ -146,6 +149,31 @@ func readObject(st storer.EncodedObjectStorer, t plumbing.ObjectType, id plumbin
 		return nil, tooLarge(t, id, int64(len(b)), most)
 	}
 	return b, err
+}
+
+// objectSize returns the size that an object says it has. go-git's own answer about a
+// loose object leaves its file open until the next garbage collection (v5.19,
+// storage/filesystem, encodedObjectSizeFromUnpacked).
+func objectSize(st storer.EncodedObjectStorer, id plumbing.Hash) (size int64, err error) {
+	files, ok := st.(interface{ Filesystem() billy.Filesystem })
+	if !ok {
+		return st.EncodedObjectSize(id)
+	}
+	name := id.String()
+	f, err := files.Filesystem().Open(path.Join("objects", name[:2], name[2:]))
+	if errors.Is(err, fs.ErrNotExist) { // it is in a pack
+		return st.EncodedObjectSize(id)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	r, err := objfile.NewReader(f)
+	if err != nil {
+		return 0, err
+	}
+	_, size, err = r.Header()
+	return size, errors.Join(err, r.Close())
 }
 
 func tooLarge(t plumbing.ObjectType, id plumbing.Hash, size, most int64) error {
