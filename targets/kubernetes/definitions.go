@@ -185,8 +185,17 @@ func (w *definitionWatch) compare(now map[string]int64) {
 func (w *definitionWatch) note(name string, generation int64) {
 	if old, known := w.generations[name]; !known || old != generation {
 		w.moved[name] = true
+		if w.gvk.GroupKind() == crdKind { // what it is called may be asked for at once
+			w.c.forgetKinds(map[string]bool{groupOf(name): true})
+		}
 	}
 	w.generations[name] = generation
+}
+
+// groupOf returns the group of what a CustomResourceDefinition of a name defines.
+func groupOf(name string) string {
+	_, group, _ := strings.Cut(name, ".") // "plural.group"
+	return group
 }
 
 // takeUp has everything looked at anew that a changed definition may be about.
@@ -194,11 +203,9 @@ func (w *definitionWatch) takeUp(ctx context.Context) {
 	var groups map[string]bool // nil: all
 	if w.gvk.GroupKind() == crdKind {
 		groups = map[string]bool{}
-		for name := range w.moved { // "plural.group"
-			_, group, _ := strings.Cut(name, ".")
-			groups[group] = true
+		for name := range w.moved {
+			groups[groupOf(name)] = true
 		}
-		w.c.forgetKinds(groups)
 	}
 	n := w.c.stir(groups)
 	w.c.cfg.Log.InfoContext(ctx, "definitions changed: what they are about is looked at anew", slog.String("kind", w.gvk.Kind),

@@ -133,6 +133,9 @@ func TestHealthRulesRefuse(t *testing.T) {
 		}
 	}
 	// What costs too much is not known, and takes no time.
+	if _, err := newHealthRules([]HealthRule{{Kind: "B.acme.example", Current: "[data.x].all(v, v.matches('(a?){900}b$'))"}}); err == nil || !strings.Contains(err.Error(), "matches is not allowed") {
+		t.Errorf("a regular expression: %v", err)
+	}
 	rules, err := newHealthRules([]HealthRule{{Kind: "A.acme.example", Current: "spec.l.all(a, spec.l.all(b, spec.l.all(c, a + b + c >= 0)))"}})
 	if err != nil {
 		t.Fatal(err)
