@@ -301,6 +301,9 @@ func TestKustomizationThatTakesMinutes(t *testing.T) {
 // TestKustomizationThatTakesGigabytes is killed at the limit, and costs this
 // process nothing.
 func TestKustomizationThatTakesGigabytes(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector itself takes more memory than the limit")
+	}
 	tt := limited(t, sandbox.Limits{Memory: 256 << 20}, kustomized)
 	s := snapshot(big())
 	var before, after runtime.MemStats
