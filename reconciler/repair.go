@@ -364,17 +364,10 @@ func (r *Reconciler) compare(ctx context.Context, s *stack) time.Duration {
 	return s.again(kind)
 }
 
-// comparison plans d from the world, or with memory from what the target has watched of
-// it. Where one object has no way back, the others are
+// comparison plans d as planAll does. Where one object has no way back, the others are
 // compared by themselves; only if none can be, the error is returned.
 func (r *Reconciler) comparison(ctx context.Context, d *deployment, memory bool) (plan.Plan, error) {
-	ask := d.target.Plan
-	if t, ok := d.target.(targets.Recaller); ok && memory {
-		ask = func(ctx context.Context, rendered targets.Rendered, _ ...plan.ObjectID) (plan.Plan, error) {
-			return t.Recall(ctx, rendered)
-		}
-	}
-	p, err := ask(ctx, d.rendered)
+	p, err := planAll(ctx, d.target, d.rendered, memory)
 	t, ok := d.target.(targets.Restorer)
 	if kind := fault.KindOf(err); err == nil || !ok || kind != fault.Denied && kind != fault.Invalid {
 		return p, err

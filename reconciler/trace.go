@@ -245,8 +245,8 @@ func (r *Reconciler) plan(ctx context.Context, b basis, rendered targets.Rendere
 	ctx, step := r.stage(ctx, stagePlan, b.TargetName)
 	var p plan.Plan
 	var err error
-	if len(only) == 0 && !b.anew {
-		p, err = recall(ctx, b.target, rendered)
+	if len(only) == 0 {
+		p, err = planAll(ctx, b.target, rendered, !b.anew)
 	} else {
 		p, err = b.target.Plan(ctx, rendered, only...)
 	}
@@ -257,9 +257,10 @@ func (r *Reconciler) plan(ctx context.Context, b basis, rendered targets.Rendere
 	return p, err
 }
 
-// recall plans everything, with what the target knows from watching where it can.
-func recall(ctx context.Context, t targets.Target, r targets.Rendered) (plan.Plan, error) {
-	if t, ok := t.(targets.Recaller); ok {
+// planAll plans everything, with memory from what the target has watched of it where
+// it can.
+func planAll(ctx context.Context, t targets.Target, r targets.Rendered, memory bool) (plan.Plan, error) {
+	if t, ok := t.(targets.Recaller); ok && memory {
 		return t.Recall(ctx, r)
 	}
 	return t.Plan(ctx, r)

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -229,9 +227,9 @@ const (
 	inPod         // within a pod specification
 )
 
-// enter returns the region of the child key of a map in region r. pod says that
-// the map is a pod specification.
-func enter(r region, kind string, at []string, key string, value any, pod bool) region {
+// enter returns the region of the child key of a map in region r of an object, about
+// whose kind the table has of ([closedIn]). pod says that the map is a pod specification.
+func enter(r region, of []closedField, at []string, key string, value any, pod bool) region {
 	switch {
 	case r == inPod || (pod && r == open):
 		if podOpen[key] != "" {
@@ -245,31 +243,15 @@ func enter(r region, kind string, at []string, key string, value any, pod bool) 
 		return inPod
 	}
 	tokens := append(at[:len(at):len(at)], key)
-	if slices.ContainsFunc(closedIn(kind), func(f closedField) bool { return matchPath(f.path, tokens) }) {
+	if slices.ContainsFunc(of, func(f closedField) bool { return matchPath(f.path, tokens) }) {
 		return closed
 	}
 	return open
 }
 
-// closedKinds are the entries of closedFields by kind, as far as they were asked for.
-var closedKinds sync.Map
-
-// maxClosedKinds bounds closedKinds: a kind is what anybody calls it.
-const maxClosedKinds = 1000
-
-var closedKindsLen atomic.Int64
-
 // closedIn returns the entries of closedFields about a kind.
 func closedIn(kind string) []closedField {
-	if list, ok := closedKinds.Load(kind); ok {
-		return list.([]closedField)
-	}
-	list := slices.DeleteFunc(slices.Clone(closedFields), func(f closedField) bool { return !glob(f.kind, kind) })
-	if closedKindsLen.Load() < maxClosedKinds {
-		closedKinds.Store(kind, list)
-		closedKindsLen.Add(1)
-	}
-	return list
+	return slices.DeleteFunc(slices.Clone(closedFields), func(f closedField) bool { return !glob(f.kind, kind) })
 }
 
 // matchPath matches a pointer whose segments are globs against all of tokens.

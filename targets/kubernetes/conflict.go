@@ -105,14 +105,14 @@ func podSpec(m map[string]any) bool {
 
 // regionOf returns the region of what tokens lead to in v.
 func regionOf(kind string, v any, tokens []string) region {
-	r := open
+	r, of := open, closedIn(kind)
 	for i, tok := range tokens {
 		m, ok := v.(map[string]any)
 		if !ok {
 			v, _ = valueAt(v, "/"+escapePointer(tok))
 			continue
 		}
-		r = enter(r, kind, tokens[:i], tok, m[tok], podSpec(m))
+		r = enter(r, of, tokens[:i], tok, m[tok], podSpec(m))
 		v = m[tok]
 	}
 	return r
@@ -128,16 +128,16 @@ func (t *Target) conceded(o *desired, live *unstructured.Unstructured, fixed []s
 	if len(sets) == 0 {
 		return nil
 	}
-	k := concession{kind: o.id.Kind, fixed: append(fixed, markPointers...)}
+	k := concession{closed: closedIn(o.id.Kind), fixed: append(fixed, markPointers...)}
 	k.walk(place{value: o.u.Object}, live.Object, sets, open, false)
 	return k.out
 }
 
 // concession finds what is declared in an open place and owned by others.
 type concession struct {
-	kind  string
-	fixed []string // pointers into the desired object to what is never yielded
-	out   []yielded
+	closed []closedField // of its kind
+	fixed  []string      // pointers into the desired object to what is never yielded
+	out    []yielded
 }
 
 // walk looks at what is below p. all says that somebody owns all of it: a set that names
@@ -163,7 +163,7 @@ func (k *concession) walk(p place, live any, sets []claimed, r region, all bool)
 			if len(p.keys) == 0 && (key == "apiVersion" || key == "kind") {
 				continue
 			}
-			visit(p.child("f:"+key, key, value), below(sets, "f:"+key), enter(r, k.kind, p.tokens, key, value, podSpec(v)))
+			visit(p.child("f:"+key, key, value), below(sets, "f:"+key), enter(r, k.closed, p.tokens, key, value, podSpec(v)))
 		}
 	case []any:
 		for i, e := range v {

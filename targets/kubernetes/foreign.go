@@ -136,7 +136,8 @@ func (c *Cluster) others(u *unstructured.Unstructured) []claimed {
 // field set does not have. It walks the content and not the other field sets,
 // so that what was taken out of the managed fields is found too.
 type scan struct {
-	kind string
+	kind   string
+	closed []closedField // of the kind
 	// covered reports whether a place may be as it is; nil: none may.
 	covered func(place) bool
 	out     []place
@@ -144,7 +145,7 @@ type scan struct {
 
 // undeclared scans u. ours is our field set.
 func (c *Cluster) undeclared(id plan.ObjectID, u *unstructured.Unstructured, ours map[string]any, covered func(place) bool) []place {
-	s := scan{kind: id.Kind, covered: covered}
+	s := scan{kind: id.Kind, closed: closedIn(id.Kind), covered: covered}
 	s.children(place{value: content(u.Object)}, node{ours: ours, others: c.others(u)})
 	return s.out
 }
@@ -168,7 +169,7 @@ func (s *scan) children(p place, n node) (keep bool) {
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			next := n
 			next.around = v
-			next.region = enter(n.region, s.kind, p.tokens, k, v[k], pod)
+			next.region = enter(n.region, s.closed, p.tokens, k, v[k], pod)
 			if s.visit(p.child("f:"+k, k, v[k]), next, false) {
 				keep = true
 			}

@@ -321,14 +321,17 @@ func (t *Target) difference(ctx context.Context, o *desired, res resource, owned
 	if overridden { // what goes with it is not told apart: none of it may be ignored
 		removedIsForeign(own)
 	}
-	if c.Stays, err = t.stays(live, after); err != nil {
-		return nil, err
+	sameSet := t.c.fieldSet(live) == t.c.fieldSet(after)
+	if !sameSet {
+		if c.Stays, err = t.stays(live, after); err != nil {
+			return nil, err
+		}
 	}
 	if len(own)+len(foreign)+len(c.Stays) == 0 && t.c.entry(live) != nil {
-		t.c.clean(t, o, live, t.c.fieldSet(live) == t.c.fieldSet(after), len(c.yields) == 0)
+		t.c.clean(t, o, live, sameSet, len(c.yields) == 0)
 		return nil, nil
 	}
-	c.bare = len(own) == 0 && t.c.entry(live) != nil && t.c.fieldSet(live) == t.c.fieldSet(after)
+	c.bare = len(own) == 0 && t.c.entry(live) != nil && sameSet
 	if len(own)+len(foreign)+len(c.Stays) == 0 && reason == "" {
 		reason = "the managed fields no longer say that Holdfast owns it"
 	}

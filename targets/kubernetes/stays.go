@@ -14,9 +14,6 @@ import (
 // Apply", Field management). after is live as our apply would leave it. To take such a
 // field out of the repository does not take it out of the world.
 func (t *Target) stays(live, after *unstructured.Unstructured) ([]plan.Field, error) {
-	if t.c.fieldSet(live) == t.c.fieldSet(after) {
-		return nil, nil
-	}
 	self := []string{t.c.cfg.FieldManager}
 	before, _, err := t.c.fieldSets(live, self)
 	if err != nil {

@@ -114,7 +114,7 @@ func (t *Target) strangers(ctx context.Context, r resource, kind, namespace stri
 		for i := range page.Items {
 			m := &page.Items[i]
 			id := plan.ObjectID{Kind: schema.GroupKind{Group: r.version.Group, Kind: kind}.String(), Namespace: m.Namespace, Name: m.Name}
-			if t.declared(id, m) || ofItself(id, m) {
+			if t.c.claims.other("", id) != "" || ofItself(id, m) { // whatever its marks say
 				continue
 			}
 			u := &unstructured.Unstructured{Object: map[string]any{}}
@@ -127,12 +127,6 @@ func (t *Target) strangers(ctx context.Context, r resource, kind, namespace stri
 			return out, nil
 		}
 	}
-}
-
-// declared reports whether a stack declares the object, whatever its marks say.
-func (t *Target) declared(id plan.ObjectID, m *metav1.PartialObjectMetadata) bool {
-	mark := m.Annotations[OwnerAnnotation]
-	return t.c.claims.has(t.owner, id) || t.c.claims.other(t.owner, id) != "" || mark != "" && t.c.claims.has(mark, id)
 }
 
 // ofItself reports whether a controller made the object of another one, or Kubernetes
