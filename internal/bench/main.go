@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -462,62 +461,16 @@ func (b *bench) over(ctx context.Context, d time.Duration) (cpu, requests float6
 	return cpu2 - cpu, requests2 - requests, err
 }
 
-func (b *bench) memory() error {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.daemon.PID()))
-	if err != nil {
-		return err
-	}
-	b.result.RSS, b.result.AnonRSS = statusMiB(string(text), "VmRSS:"), statusMiB(string(text), "RssAnon:")
-	return nil
-}
-
-func statusMiB(text, key string) float64 {
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, key); ok {
-			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			if err != nil {
-				return 0
-			}
-			return kib / 1024
-		}
-	}
-	return 0
+func (b *bench) memory() (err error) {
+	b.result.RSS, b.result.AnonRSS, err = b.daemon.Memory()
+	return err
 }
 
 func (b *bench) stop(context.Context) error { return b.daemon.Stop() }
 
 // requests returns how many requests the daemon has made to the API server.
 func (b *bench) requests(ctx context.Context) (float64, error) {
-	return b.metric(ctx, "holdfast_kubernetes_requests_total{")
-}
-
-// metric returns the sum of the daemon's samples whose text begins with prefix.
-func (b *bench) metric(ctx context.Context, prefix string) (float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.world.HTTP+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close() //nolint:errcheck // read only
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	total := 0.0
-	for line := range strings.Lines(string(text)) {
-		if !strings.HasPrefix(line, prefix) {
-			continue
-		}
-		v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
-		if err != nil {
-			return 0, err
-		}
-		total += v
-	}
-	return total, nil
+	return b.world.Metric(ctx, "holdfast_kubernetes_requests_total{")
 }
 
 // cpuSeconds returns the user and system time of a process.

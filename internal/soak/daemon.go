@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/testenv"
@@ -224,55 +221,16 @@ func (s *soak) converge(ctx context.Context) error {
 type sample struct{ rss, anonymous, goroutines, files float64 }
 
 func (s *soak) sample(ctx context.Context) (one sample, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.daemon.PID()))
-	if err != nil {
+	if one.rss, one.anonymous, err = s.daemon.Memory(); err != nil {
 		return one, err
 	}
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.daemon.PID()))
 	if err != nil {
 		return one, err
 	}
-	one = sample{rss: statusMiB(string(status), "VmRSS:"), anonymous: statusMiB(string(status), "RssAnon:"), files: float64(len(files))}
-	one.goroutines, err = s.metric(ctx, "go_goroutines ")
+	one.files = float64(len(files))
+	one.goroutines, err = s.world.Metric(ctx, "go_goroutines ")
 	return one, err
-}
-
-func statusMiB(text, key string) float64 {
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, key); ok {
-			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			if err != nil {
-				return 0
-			}
-			return kib / 1024
-		}
-	}
-	return 0
-}
-
-// metric returns the daemon's sample whose text begins with prefix.
-func (s *soak) metric(ctx context.Context, prefix string) (float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.world.HTTP+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close() //nolint:errcheck // read only
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, prefix); ok {
-			return strconv.ParseFloat(strings.TrimSpace(rest), 64)
-		}
-	}
-	return 0, fmt.Errorf("no metric %q", prefix)
 }
 
 // growth is what the first and the last quarter of a process's life used, as

@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -533,6 +534,62 @@ func (w *World) Status(ctx context.Context) (o reconciler.Overview, err error) {
 		return o, fmt.Errorf("status: %s", resp.Status)
 	}
 	return o, json.NewDecoder(resp.Body).Decode(&o)
+}
+
+// Metric returns the sum of the daemon's samples whose text begins with prefix. That
+// there is none is an error.
+func (w *World) Metric(ctx context.Context, prefix string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.HTTP+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	total, there := 0.0, false
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, prefix) {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
+		if err != nil {
+			return 0, err
+		}
+		total, there = total+v, true
+	}
+	if !there {
+		return 0, fmt.Errorf("no metric %q", prefix)
+	}
+	return total, nil
+}
+
+// Memory returns what the daemon has in memory, in MiB: all of it, and what of that is
+// no file.
+func (d *Daemon) Memory() (rss, anonymous float64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID()))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		for key, to := range map[string]*float64{"VmRSS:": &rss, "RssAnon:": &anonymous} {
+			if rest, ok := strings.CutPrefix(line, key); ok {
+				kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+				if err != nil {
+					return 0, 0, err
+				}
+				*to = kib / 1024
+			}
+		}
+	}
+	return rss, anonymous, nil
 }
 
 // Wait asks for the status until check is content with it.
