@@ -75,18 +75,20 @@ func (e *Evaluator) test(ctx context.Context, inputs []testInput) ([]output.Chec
 	defer cancel()
 	at := time.Now()
 	var out []output.CheckResult
-	for i := range e.namespaces {
-		ns := &e.namespaces[i]
+	for _, ns := range e.namespaces {
 		for _, in := range inputs {
-			c := output.CheckResult{FileName: in.name, Namespace: ns.name}
-			for _, d := range in.docs {
-				v, err := e.judge(ctx, ns, d, at)
-				if err != nil {
-					return nil, err
-				}
-				v.check(&c)
+			out = append(out, output.CheckResult{FileName: in.name, Namespace: ns.name})
+		}
+	}
+	for i, in := range inputs {
+		for _, d := range in.docs {
+			verdicts, err := e.judge(ctx, d, at)
+			if err != nil {
+				return nil, err
 			}
-			out = append(out, c)
+			for j, v := range verdicts {
+				v.check(&out[j*len(inputs)+i])
+			}
 		}
 	}
 	return out, nil

@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -50,11 +52,11 @@ func (e *Evaluator) EvaluateAt(ctx context.Context, in policy.Input, at time.Tim
 	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
 	for _, doc := range docs {
-		for i := range e.namespaces {
-			v, err := e.judge(ctx, &e.namespaces[i], doc, at)
-			if err != nil {
-				return policy.Decision{}, err
-			}
+		verdicts, err := e.judge(ctx, doc, at)
+		if err != nil {
+			return policy.Decision{}, err
+		}
+		for _, v := range verdicts {
 			d.Results = append(d.Results, v.results(doc)...)
 		}
 	}
@@ -71,6 +73,7 @@ type document struct {
 	line      int
 	object    string
 	value     any
+	facts     *ast.Term // what stands under contextKey; nil: nothing
 }
 
 // documents returns the inputs that in means: lists split, facts added.
@@ -97,15 +100,21 @@ func (e *Evaluator) documents(in policy.Input) ([]document, error) {
 		if _, ok := m[contextKey]; ok {
 			return nil, fault.New(fault.Invalid, "policy/rego.Evaluate", "rename the key", "%s:%d: the key %q at the root of a document is reserved", docs[i].file, docs[i].line, contextKey)
 		}
-		with := make(map[string]any, len(m)+1)
-		for k, v := range m {
-			with[k] = v
+		if e.combine { // each of them is within one document
+			m = maps.Clone(m)
+			m[contextKey] = facts
+			docs[i].value = m
 		}
-		with[contextKey] = facts
-		docs[i].value = with
 	}
 	if e.combine {
 		return []document{combine(docs)}, nil
+	}
+	parsed, err := ast.InterfaceToValue(facts)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "policy/rego.Evaluate", "", "evidence: %w", err)
+	}
+	for i := range docs {
+		docs[i].facts = ast.NewTerm(parsed)
 	}
 	return docs, nil
 }
@@ -224,36 +233,51 @@ type ruleVerdict struct {
 	exceptions int // how many exceptions name the rule
 }
 
-// judge evaluates ns against doc. A panic inside the engine is an error: it
-// must never let a document pass.
-func (e *Evaluator) judge(ctx context.Context, ns *namespace, doc document, at time.Time) (v verdict, err error) {
+// judge evaluates the rules against doc, and returns a verdict of each
+// namespace, in their order. A panic inside the engine is an error: it must
+// never let a document pass.
+func (e *Evaluator) judge(ctx context.Context, doc document, at time.Time) (_ []verdict, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fault.New(fault.Internal, "policy/rego.Evaluate", "", "%s: policy engine panicked: %v", doc.file, p)
 		}
 	}()
 	if err := ctx.Err(); err != nil {
-		return verdict{}, asFault(ctx, err)
+		return nil, asFault(ctx, err)
 	}
-	value, err := ast.InterfaceToValue(doc.value)
+	value, err := doc.parsed()
 	if err != nil {
-		return verdict{}, fault.New(fault.Invalid, "policy/rego.Evaluate", "", "%s: %w", doc.file, err)
+		return nil, fault.New(fault.Invalid, "policy/rego.Evaluate", "", "%s: %w", doc.file, err)
 	}
-	query := ns.prepared
+	query := e.prepared
 	if e.fileInfo {
-		if query, err = e.prepare(ctx, *ns, e.fileStore(path.Base(doc.file), doc.dir)); err != nil {
-			return verdict{}, asFault(ctx, err)
+		if query, err = e.prepare(ctx, e.fileStore(path.Base(doc.file), doc.dir)); err != nil {
+			return nil, asFault(ctx, err)
 		}
 	}
 	rs, err := query.Eval(ctx, oparego.EvalParsedInput(value), oparego.EvalTime(at))
 	if err != nil {
-		return verdict{}, asFault(ctx, fmt.Errorf("%s: %s: %w", place(doc), ns.name, err))
+		return nil, asFault(ctx, fmt.Errorf("%s: %w", place(doc), err))
 	}
-	v, err = ns.read(rs)
+	verdicts, err := e.read(rs)
 	if err != nil {
-		return verdict{}, fault.New(fault.Denied, "policy/rego.Evaluate", "let the rule contain a string, or an object with a string msg", "%s: %w", place(doc), err)
+		return nil, fault.New(fault.Denied, "policy/rego.Evaluate", "let the rule contain a string, or an object with a string msg", "%s: %w", place(doc), err)
 	}
-	return v, nil
+	return verdicts, nil
+}
+
+// parsed returns doc as the engine takes it, with the facts, if it has any.
+func (d document) parsed() (ast.Value, error) {
+	value, err := ast.InterfaceToValue(d.value)
+	if err != nil || d.facts == nil {
+		return value, err
+	}
+	o, ok := value.(ast.Object)
+	if !ok {
+		return value, nil // a document that is no object has no place for them
+	}
+	o.Insert(ast.StringTerm(contextKey), d.facts)
+	return o, nil
 }
 
 func place(d document) string {
@@ -263,28 +287,44 @@ func place(d document) string {
 	return d.file
 }
 
-// read turns the answer of the engine into a verdict. An answer that is not
-// exactly what the query asks for is an error.
-func (ns *namespace) read(rs oparego.ResultSet) (verdict, error) {
+// read turns the answer of the engine into the verdicts of the namespaces. An
+// answer that is not exactly what the query asks for is an error.
+func (e *Evaluator) read(rs oparego.ResultSet) ([]verdict, error) {
 	if len(rs) != 1 {
-		return verdict{}, fmt.Errorf("namespace %s gave %d answers", ns.name, len(rs))
+		return nil, fmt.Errorf("the policies gave %d answers", len(rs))
 	}
 	results, ok := rs[0].Bindings[resultsVar].([]any)
+	if !ok || len(results) != len(e.namespaces) {
+		return nil, errors.New("the policies gave no results")
+	}
+	exceptions, ok := rs[0].Bindings[exceptionsVar].([]any)
+	if !ok || len(exceptions) != len(e.namespaces) {
+		return nil, errors.New("the policies gave no exceptions")
+	}
+	verdicts := make([]verdict, len(e.namespaces))
+	for i := range e.namespaces {
+		var err error
+		if verdicts[i], err = e.namespaces[i].read(results[i], exceptions[i]); err != nil {
+			return nil, err
+		}
+	}
+	return verdicts, nil
+}
+
+// read turns what the rules of ns gave into a verdict.
+func (ns *namespace) read(given, excepted any) (verdict, error) {
+	results, ok := given.([]any)
 	if !ok || len(results) != len(ns.rules) {
 		return verdict{}, fmt.Errorf("namespace %s gave no results", ns.name)
 	}
-	exceptions, ok := rs[0].Bindings[exceptionsVar].([]any)
+	exceptions, ok := excepted.([]any)
 	if !ok {
 		return verdict{}, fmt.Errorf("namespace %s gave no exceptions", ns.name)
 	}
 	v := verdict{namespace: ns.name, heads: ns.heads}
 	for i, r := range ns.rules {
 		rv := ruleVerdict{rule: r}
-		one, ok := results[i].([]any)
-		if !ok || len(one) != 1 {
-			return verdict{}, fmt.Errorf("rule data.%s.%s has no value", ns.name, r.name)
-		}
-		set, ok := one[0].([]any)
+		set, ok := results[i].([]any)
 		if !ok {
 			return verdict{}, fmt.Errorf("rule data.%s.%s is not a set", ns.name, r.name)
 		}

@@ -100,6 +100,8 @@ var reservedData = []string{"conftest", "holdfast"}
 // Evaluator evaluates compiled policies. It is safe for concurrent use.
 type Evaluator struct {
 	namespaces []namespace
+	query      ast.Body // of every namespace
+	prepared   oparego.PreparedEvalQuery
 	compiler   *ast.Compiler
 	base       map[string]any // data, never written after New
 	store      storage.Store
@@ -165,11 +167,9 @@ func Read(b Bundle) (SourceBundle, error) {
 
 // namespace is one package that holds rules.
 type namespace struct {
-	name     string
-	rules    []rule
-	heads    int // rule bodies, as conftest counts them
-	query    ast.Body
-	prepared oparego.PreparedEvalQuery
+	name  string
+	rules []rule
+	heads int // rule bodies, as conftest counts them
 }
 
 // rule is all rules of one name within a namespace.
@@ -226,11 +226,13 @@ func newEvaluator(ctx context.Context, cfg Config, engine *cpolicy.Engine, files
 	if e.namespaces, err = selectNamespaces(modules, cfg.Namespaces); err != nil {
 		return nil, err
 	}
-	for i := range e.namespaces {
-		ns := &e.namespaces[i]
-		if ns.prepared, err = e.prepare(ctx, *ns, e.store); err != nil {
-			return nil, fault.New(fault.Invalid, op, "", "prepare namespace %s: %w", ns.name, err)
-		}
+	if e.query, err = parseQuery(e.namespaces); err != nil {
+		return nil, fault.New(fault.Invalid, op, "", "%w", err)
+	}
+	if e.prepared, err = e.prepare(ctx, e.store); err != nil {
+		return nil, fault.New(fault.Invalid, op, "", "prepare: %w", err)
+	}
+	for _, ns := range e.namespaces {
 		e.rules += ns.heads
 	}
 	if e.digest, err = files.digest(cfg); err != nil {
@@ -251,11 +253,11 @@ func (e *Evaluator) Namespaces() []string {
 	return out
 }
 
-// prepare compiles the one query of ns. It asks for conftest's rules and for
-// nothing else, so helpers run only where a rule needs them.
-func (e *Evaluator) prepare(ctx context.Context, ns namespace, store storage.Store) (oparego.PreparedEvalQuery, error) {
+// prepare compiles the one query. It asks for conftest's rules and for nothing
+// else, so helpers run only where a rule needs them, and once for all of them.
+func (e *Evaluator) prepare(ctx context.Context, store storage.Store) (oparego.PreparedEvalQuery, error) {
 	return oparego.New(
-		oparego.ParsedQuery(ns.query),
+		oparego.ParsedQuery(e.query),
 		oparego.Compiler(e.compiler),
 		oparego.Store(store),
 		oparego.Runtime(ast.ObjectTerm()), // an empty one: no environment
@@ -301,31 +303,31 @@ func selectNamespaces(modules map[string]*ast.Module, want []string) ([]namespac
 			ns.rules = append(ns.rules, rule{name: r, exception: exceptionName(r)})
 			ns.heads += heads[name][r]
 		}
-		q, err := ns.parseQuery()
-		if err != nil {
-			return nil, fault.New(fault.Invalid, op, "", "namespace %s: %w", name, err)
-		}
-		ns.query = q
 		out = append(out, ns)
 	}
 	return out, nil
 }
 
-// Names of the variables in a namespace's query.
+// Names of the variables in the query.
 const (
 	exceptionsVar = "exceptions"
 	resultsVar    = "results"
 )
 
-// parseQuery writes the query of ns: the results of each rule, and every name
-// that an exception gives. Comprehensions keep it defined when a part is not.
-func (ns namespace) parseQuery() (ast.Body, error) {
-	parts := make([]string, len(ns.rules))
-	for i, r := range ns.rules {
-		parts[i] = fmt.Sprintf("[r | r := data.%s.%s]", ns.name, r.name)
+// parseQuery writes the query of all namespaces: the results of each rule, and
+// every name that an exception gives, which a comprehension keeps defined where
+// there is none. A rule needs no such thing: it is a set, which is empty at least.
+func parseQuery(all []namespace) (ast.Body, error) {
+	results, exceptions := make([]string, len(all)), make([]string, len(all))
+	for i, ns := range all {
+		rules := make([]string, len(ns.rules))
+		for j, r := range ns.rules {
+			rules[j] = "data." + ns.name + "." + r.name
+		}
+		results[i] = "[" + strings.Join(rules, ", ") + "]"
+		exceptions[i] = fmt.Sprintf("[x | x := data.%s.exception[_][_]]", ns.name)
 	}
-	q := fmt.Sprintf("%s = [%s]; %s = [x | x := data.%s.exception[_][_]]",
-		resultsVar, strings.Join(parts, ", "), exceptionsVar, ns.name)
+	q := fmt.Sprintf("%s = [%s]; %s = [%s]", resultsVar, strings.Join(results, ", "), exceptionsVar, strings.Join(exceptions, ", "))
 	return ast.ParseBodyWithOpts(q, ast.ParserOptions{RegoVersion: ast.RegoV1})
 }
 
