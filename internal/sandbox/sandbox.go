@@ -51,7 +51,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Time: 30 * time.Second, Memory: 512 << 20, Answer: 32 << 20,
-		Runs: 64, Workers: 4, Domain: 2, Idle: 30 * time.Second,
+		Runs: 512, Workers: 4, Domain: 2, Idle: 30 * time.Second,
 	}
 }
 
