@@ -6,24 +6,18 @@ import (
 	"fmt"
 	"path"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
-	"sigs.k8s.io/kustomize/kyaml/openapi"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/holdfast-dev/holdfast/internal/mask"
 )
 
 const originAnnotation = "config.kubernetes.io/origin"
-
-// loadSchema parses the built-in OpenAPI, which kustomize keeps in a global of
-// its own: without it, builds that run at the same time would each parse it.
-var loadSchema = sync.OnceFunc(func() { openapi.Schema() })
 
 // kustomization copies the files that one build names, and nothing else, into
 // memory. What is not there cannot be read by krusty, and what would make it
@@ -49,7 +43,6 @@ func (j *job) kustomize(tr *tree) ([]parsed, error) {
 	if _, err := k.folder(root, true, 0); err != nil {
 		return nil, err
 	}
-	loadSchema()
 	m, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(k.mem, path.Join("/", root))
 	if err != nil {
 		return nil, invalid("run kustomize build on the folder to see it on your machine", "%s: kustomize: %s", root, k.masked(err.Error()))
