@@ -20,9 +20,10 @@ import (
 // meanwhile it makes a stale plan.
 
 const (
-	absenceMisses  = 16 // in absenceFor, before the names of a kind are listed
-	absenceFor     = 3 * time.Second
-	absencePages   = 10 // of names; with more than that it is cheaper to ask
+	absenceMisses  = 16 // in missesFor, before the names of a kind are listed
+	missesFor      = 3 * time.Second
+	absenceFor     = 15 * time.Second // that names count, and are listed again if they were of use
+	absencePages   = 10               // of names; with more than that it is cheaper to ask
 	absenceRetreat = 10 * time.Minute
 	absenceWait    = time.Second
 )
@@ -93,7 +94,7 @@ func (c *Cluster) heardOf(id plan.ObjectID) bool {
 func (a *absence) miss() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if time.Since(a.begun) > absenceFor {
+	if time.Since(a.begun) > missesFor {
 		a.begun, a.misses = time.Now(), 0
 	}
 	a.misses++
@@ -141,7 +142,7 @@ func (a *absence) renew(ctx context.Context, c *Cluster, r resource) bool {
 		return false
 	}
 	a.names = nil
-	much := a.misses >= absenceMisses && now.Sub(a.begun) <= absenceFor || now.Sub(a.used) <= absenceFor
+	much := a.misses >= absenceMisses && now.Sub(a.begun) <= missesFor || now.Sub(a.used) <= absenceFor
 	if !much || now.Before(a.never) {
 		return false
 	}
