@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
@@ -124,6 +125,8 @@ type Cluster struct {
 
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked
+	applies int                                          // under way
+	early   map[plan.ObjectID]*unstructured.Unstructured // told of during an apply, before they are tracked
 	watches map[watchKey]*watch
 	pending []*watch      // watches that Run has not started yet
 	wake    chan struct{} // tells Run about pending
@@ -215,6 +218,7 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 		healthRules: health,
 		claims:      cfg.Claims,
 		tracked:     map[plan.ObjectID]*tracked{},
+		early:       map[plan.ObjectID]*unstructured.Unstructured{},
 		watches:     map[watchKey]*watch{},
 		wake:        make(chan struct{}, 1),
 	}, nil

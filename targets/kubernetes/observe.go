@@ -113,6 +113,9 @@ func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, 
 		tr.state, tr.full = c.fullState(live), true
 	}
 	tr.vitals = t.vitals(live, vitals{})
+	if newer := c.toldOf(t, id, tr.rv); newer != nil && !tooWide(newer) && c.same(tr, id, newer) {
+		tr.rv, tr.vitals = version(newer), t.vitals(newer, tr.vitals)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.obs.closed {
@@ -134,6 +137,27 @@ func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, 
 	if live.GetLabels()[ManagedLabel] == "true" {
 		c.overtaken(t, id, tr.rv)
 	}
+}
+
+// maxEarly bounds how many objects are kept that a watch told of before they were
+// tracked. Of what is not kept it is asked what became of it.
+const maxEarly = 256
+
+// toldOf returns what a watch has told of the object last, if that is newer than version
+// at and was kept: a controller that writes a status is often quicker than the answer to
+// the apply that it follows.
+func (c *Cluster) toldOf(t *Target, id plan.ObjectID, at uint64) *unstructured.Unstructured {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	live := c.early[id]
+	delete(c.early, id)
+	if s := t.obs.dirty[id]; s.live != nil && (live == nil || s.version > version(live)) {
+		live = s.live
+	}
+	if live == nil || version(live) <= at {
+		return nil
+	}
+	return live
 }
 
 // overtaken has the object looked at again if a watch has told of something newer
@@ -301,12 +325,16 @@ func (c *Cluster) forget(t *Target) {
 // moves meanwhile is our own doing, and judged when it is done.
 func (c *Cluster) applying(t *Target) (done func()) {
 	c.mu.Lock()
+	c.applies++
 	t.obs.busy++
 	t.obs.epoch++
 	c.mu.Unlock()
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.applies--; c.applies == 0 {
+			clear(c.early)
+		}
 		t.obs.busy--
 		t.obs.epoch++
 		t.obs.notify()
@@ -356,6 +384,9 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 		}
 		tr.vitals = v
 	}
+	if tr == nil {
+		c.ahead(id, u, deleted)
+	}
 	if tr == nil || at <= tr.rv {
 		return
 	}
@@ -371,6 +402,17 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	}
 	tr.t.obs.mark(id, at, u)
 	tr.t.obs.notify()
+}
+
+// ahead keeps what is told of an object that is not tracked yet, as it may be one that is
+// being applied. The caller holds mu.
+func (c *Cluster) ahead(id plan.ObjectID, u *unstructured.Unstructured, deleted bool) {
+	switch _, kept := c.early[id]; {
+	case deleted:
+		delete(c.early, id)
+	case c.applies > 0 && (kept || len(c.early) < maxEarly):
+		c.early[id] = u
+	}
 }
 
 // same reports whether u is, in all that matters, what is remembered: the same object,

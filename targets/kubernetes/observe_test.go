@@ -88,3 +88,70 @@ func TestOwnOrder(t *testing.T) {
 		t.Error("another order is the same")
 	}
 }
+
+// A controller that writes a status is often quicker than the answer to our apply: what
+// the watch told meanwhile is compared, and looked at only if it is not what was applied.
+func TestToldBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
+	object := func(rv, size, seen string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
+			"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": rv, "labels": map[string]any{ManagedLabel: "true"},
+		}, "data": map[string]any{"size": size}, "status": map[string]any{"seen": seen}}}
+	}
+	id := plan.ObjectID{Kind: "ConfigMap", Namespace: "shop", Name: "a"}
+	applied := object("5", "1", "0")
+	for name, tc := range map[string]struct {
+		idle  bool // no apply is under way
+		known bool // the object is tracked already
+		tell  func(c *Cluster, w *watch)
+		dirty bool
+	}{
+		"its status":                  {tell: func(c *Cluster, w *watch) { c.event(w, id, object("6", "1", "1"), false) }},
+		"its status, of an update":    {known: true, tell: func(c *Cluster, w *watch) { c.event(w, id, object("6", "1", "1"), false) }},
+		"another value":               {tell: func(c *Cluster, w *watch) { c.event(w, id, object("6", "2", "1"), false) }, dirty: true},
+		"another value, of an update": {known: true, tell: func(c *Cluster, w *watch) { c.event(w, id, object("6", "2", "1"), false) }, dirty: true},
+		"another value, and then a status": {tell: func(c *Cluster, w *watch) {
+			c.event(w, id, object("6", "2", "0"), false)
+			c.event(w, id, object("7", "2", "1"), false)
+		}, dirty: true},
+		"a status, and then a deletion": {tell: func(c *Cluster, w *watch) {
+			c.event(w, id, object("6", "1", "1"), false)
+			c.event(w, id, object("7", "1", "1"), true)
+		}, dirty: true},
+		"a status, and then one that was not kept": {tell: func(c *Cluster, w *watch) {
+			c.event(w, id, object("6", "1", "1"), false)
+			c.mu.Lock()
+			w.seen[id] = 7
+			c.mu.Unlock()
+		}, dirty: true},
+		"a status, without an apply": {idle: true, tell: func(c *Cluster, w *watch) { c.event(w, id, object("6", "1", "1"), false) }, dirty: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tt := offline(t, nil)
+			w := &watch{c: tt.c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
+			tt.c.mu.Lock()
+			tt.c.watches[w.key] = w
+			tt.c.mu.Unlock()
+			if tc.known {
+				tt.c.clean(tt, &desired{id: id}, object("3", "0", "0"), true, true)
+			}
+			done := func() {}
+			if !tc.idle {
+				done = tt.c.applying(tt)
+			}
+			tc.tell(tt.c, w)
+			tt.c.clean(tt, &desired{id: id}, applied, true, true)
+			done()
+			tt.c.mu.Lock()
+			defer tt.c.mu.Unlock()
+			if _, dirty := tt.obs.dirty[id]; dirty != tc.dirty {
+				t.Errorf("looked at again: %t", dirty)
+			}
+			if len(tt.c.early) > 0 {
+				t.Errorf("%d objects are kept after the apply", len(tt.c.early))
+			}
+			delete(tt.c.watches, w.key)
+		})
+	}
+}
