@@ -29,6 +29,10 @@ func (s store) prepareBodies() error {
 			return err
 		}
 	}
+	err := s.journal.replay(func(d digest.Digest, b []byte) error { return s.putBody(d, b, false) })
+	if err != nil {
+		return err
+	}
 	// An earlier process may have died before it synced its folders.
 	for _, dir := range []string{s.path("bodies", "sha256"), s.path("bodies"), s.dir, filepath.Dir(s.dir)} {
 		if err := durable.Sync(dir); err != nil {
@@ -38,28 +42,29 @@ func (s store) prepareBodies() error {
 	return nil
 }
 
-// putBodies stores bodies by their digest. They are durable when it returns.
-func (s store) putBodies(bodies map[string][]byte) (map[string]digest.Digest, error) {
+// putBodies writes bodies to files that are called as their digest is. It returns those that
+// are durable only once they are in the journal.
+func (s store) putBodies(bodies map[string][]byte) (names map[string]digest.Digest, open map[digest.Digest][]byte, err error) {
 	if len(bodies) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if len(bodies) > maxBodies {
-		return nil, fmt.Errorf("%d bodies, the limit is %d", len(bodies), maxBodies)
+		return nil, nil, fmt.Errorf("%d bodies, the limit is %d", len(bodies), maxBodies)
 	}
 	unique := map[digest.Digest][]byte{}
-	names := make(map[string]digest.Digest, len(bodies))
+	names = make(map[string]digest.Digest, len(bodies))
 	for role, b := range bodies {
 		if err := checkRole(role); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(b) > MaxBody {
-			return nil, fmt.Errorf("body %q has %d bytes, the limit is %d", role, len(b), MaxBody)
+			return nil, nil, fmt.Errorf("body %q has %d bytes, the limit is %d", role, len(b), MaxBody)
 		}
 		d := digest.FromBytes(b)
 		names[role], unique[d] = d, b
 	}
-
-	return names, s.putAll(unique)
+	open, err = s.putAll(unique)
+	return names, open, err
 }
 
 // synced remembers which bodies this process has made durable: entries that come
@@ -106,21 +111,41 @@ func (y *synced) add(docs map[digest.Digest][]byte) {
 	}
 }
 
-// putAll stores documents by their digest. They are durable when it returns.
-func (s store) putAll(all map[digest.Digest][]byte) error {
-	docs := make(map[digest.Digest][]byte, len(all))
+// putAll writes documents to files that are called as their digest is. It returns those that
+// are durable only once they are in the journal.
+func (s store) putAll(all map[digest.Digest][]byte) (open map[digest.Digest][]byte, err error) {
+	open, large := map[digest.Digest][]byte{}, map[digest.Digest][]byte{}
 	for d, b := range all {
-		if !s.synced.has(d, b, s.bodyPath(d)) {
-			docs[d] = b
+		switch {
+		case s.synced.has(d, b, s.bodyPath(d)):
+		case len(b) > maxJournaled:
+			large[d] = b
+		default:
+			open[d] = b
 		}
 	}
-	if err := s.syncAll(docs); err != nil {
+	if err := s.syncAll(large); err != nil {
+		return nil, err
+	}
+	s.synced.add(large)
+	for d, b := range open {
+		if err := s.putBody(d, b, false); err != nil {
+			return nil, err
+		}
+	}
+	return open, nil
+}
+
+// keep makes documents durable whose files putAll wrote.
+func (s store) keep(open map[digest.Digest][]byte) error {
+	if err := s.journal.add(open); err != nil {
 		return err
 	}
-	s.synced.add(docs)
+	s.synced.add(open)
 	return nil
 }
 
+// syncAll stores documents by their digest. They are durable when it returns.
 func (s store) syncAll(docs map[digest.Digest][]byte) error {
 	var dirs sync.Map
 	var g errgroup.Group
@@ -128,7 +153,7 @@ func (s store) syncAll(docs map[digest.Digest][]byte) error {
 	for d, b := range docs {
 		g.Go(func() error {
 			dirs.Store(filepath.Dir(s.bodyPath(d)), true)
-			return s.putBody(d, b)
+			return s.putBody(d, b, true)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -141,33 +166,62 @@ func (s store) syncAll(docs map[digest.Digest][]byte) error {
 	return g.Wait()
 }
 
-// putBody writes and syncs one body. The caller syncs its folder.
-func (s store) putBody(d digest.Digest, b []byte) error {
+// putBody writes one body, and has it synced if it is told to: then the caller syncs its
+// folder.
+func (s store) putBody(d digest.Digest, b []byte, sync bool) error {
 	name := s.bodyPath(d)
+	if !sync {
+		err := create(name, b)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = makeDir(filepath.Dir(name), false); err == nil {
+				err = create(name, b)
+			}
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
 	if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) {
+		if !sync {
+			return nil
+		}
 		return durable.Sync(name) // who wrote it may have died before the sync
 	}
-	if err := makeDir(filepath.Dir(name)); err != nil {
+	if err := makeDir(filepath.Dir(name), sync); err != nil {
 		return err
 	}
-	return writeAtomic(s.path("bodies", "tmp"), name, b)
+	return writeAtomic(s.path("bodies", "tmp"), name, b, sync)
 }
 
-// makeDir makes one folder, and syncs its parent if it was not there.
-func makeDir(dir string) error {
+// create writes a file that is not there yet. One that a crash cuts off is in no entry, and
+// is written again by whoever needs it.
+func create(name string, b []byte) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(name) // the cause is what counts
+	}
+	return err
+}
+
+// makeDir makes one folder, and may sync its parent if it was not there.
+func makeDir(dir string, sync bool) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
-	if err != nil {
+	if err != nil || !sync {
 		return err
 	}
 	return durable.Sync(filepath.Dir(dir))
 }
 
-// writeAtomic writes name by way of a synced file in tmpDir. The caller syncs
-// the folder of name.
-func writeAtomic(tmpDir, name string, b []byte) (err error) {
+// writeAtomic writes name by way of a file in tmpDir, which is synced if it is told so. The
+// caller syncs the folder of name.
+func writeAtomic(tmpDir, name string, b []byte, sync bool) (err error) {
 	f, err := os.CreateTemp(tmpDir, "new-*") // mode 0600
 	if err != nil {
 		return err
@@ -178,7 +232,7 @@ func writeAtomic(tmpDir, name string, b []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(b)
-	if err == nil {
+	if err == nil && sync {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {

@@ -88,7 +88,11 @@ func (l *Ledger) writeKept() error {
 	if len(docs) == 0 {
 		return nil
 	}
-	if err := l.store.putAll(docs); err != nil {
+	open, err := l.store.putAll(docs)
+	if err == nil {
+		err = l.store.keep(open)
+	}
+	if err != nil {
 		return err
 	}
 	l.kept.mu.Lock()

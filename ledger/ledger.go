@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -97,6 +98,7 @@ type Ledger struct {
 	hurry      chan struct{} // closed when something in queue is not to wait; nil: nobody waits for it
 	closed     bool
 	commits    sync.WaitGroup
+	flushing   atomic.Bool // the files of bodies are being synced
 
 	kept kept
 
@@ -120,6 +122,7 @@ type mark struct {
 // request is one entry on its way into the log.
 type request struct {
 	entry Entry
+	open  map[digest.Digest][]byte // bodies that are not durable yet
 	index Index
 	err   error
 	done  chan struct{}
@@ -184,7 +187,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 		return nil, diskFault(op, err)
 	}
 	l := &Ledger{
-		store:    store{dir: cfg.Dir, synced: new(synced)},
+		store:    store{dir: cfg.Dir, synced: new(synced), journal: &journal{dir: filepath.Join(cfg.Dir, "bodies")}},
 		signer:   cfg.Signer,
 		verifier: v,
 		onLag:    cfg.OnLag,
@@ -344,7 +347,7 @@ func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) 
 			return 0, diskFault(op, err)
 		}
 	}
-	names, err := l.store.putBodies(bodies)
+	names, open, err := l.store.putBodies(bodies)
 	if err != nil {
 		return 0, diskFault(op, err)
 	}
@@ -353,7 +356,7 @@ func (l *Ledger) Append(ctx context.Context, e Entry, bodies map[string][]byte) 
 		return 0, fault.New(fault.Internal, op, "", "ledger entry: %w", err)
 	}
 
-	r := &request{entry: e, done: make(chan struct{})}
+	r := &request{entry: e, open: open, done: make(chan struct{})}
 	l.qmu.Lock()
 	if l.closed {
 		l.qmu.Unlock()
@@ -392,8 +395,9 @@ func (l *Ledger) drain(ctx context.Context) {
 		}
 		l.qmu.Unlock()
 
+		ready := l.keepBodies(group)
 		l.mu.Lock()
-		err := l.commit(ctx, group)
+		err := l.commit(ctx, ready)
 		l.mu.Unlock()
 		for _, r := range group {
 			if r.err == nil {
@@ -401,6 +405,42 @@ func (l *Ledger) drain(ctx context.Context) {
 			}
 			close(r.done)
 		}
+	}
+}
+
+// keepBodies makes the bodies of a group durable, and returns the requests of which that
+// is so. The others get the error.
+func (l *Ledger) keepBodies(group []*request) []*request {
+	open := map[digest.Digest][]byte{}
+	for _, r := range group {
+		maps.Copy(open, r.open)
+	}
+	err := l.store.keep(open)
+	if l.store.journal.full() {
+		l.flushBodies()
+	}
+	if err == nil {
+		return group
+	}
+	var ready []*request
+	for _, r := range group {
+		if len(r.open) > 0 {
+			r.err = diskFault("ledger.Append", err)
+		} else {
+			ready = append(ready, r)
+		}
+	}
+	return ready
+}
+
+// flushBodies has the files of bodies synced while other things are done. Where that fails,
+// the journal goes on.
+func (l *Ledger) flushBodies() {
+	if l.flushing.CompareAndSwap(false, true) {
+		l.commits.Go(func() {
+			defer l.flushing.Store(false)
+			_ = l.store.journal.flush() // as above
+		})
 	}
 }
 
@@ -608,6 +648,9 @@ func (l *Ledger) Run(ctx context.Context) error {
 		if lag.Entries > 0 || !l.rest(quietTime) {
 			continue
 		}
+		if l.store.journal.flush() != nil { // it goes on, and is tried again
+			continue
+		}
 		t.Stop()
 		select {
 		case <-ctx.Done():
@@ -810,6 +853,7 @@ func (l *Ledger) Close() error {
 	l.commits.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	_ = l.store.journal.flush() // else the next one that opens the log does what is left
 	err := l.Flush(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()

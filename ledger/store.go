@@ -39,8 +39,9 @@ var emptyRoot = tlog.Hash(sha256.Sum256(nil))
 // store reads the files of one log. What it returns is authenticated up to the
 // root of the tree that it is given.
 type store struct {
-	dir    string
-	synced *synced // nil for who only reads
+	dir     string
+	synced  *synced  // nil for who only reads
+	journal *journal // likewise
 }
 
 func (s store) path(elem ...string) string {

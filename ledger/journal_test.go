@@ -1,0 +1,181 @@
+package ledger_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/ledger"
+)
+
+// copied is a copy of a log as a power cut leaves it: what was not synced is gone.
+func copied(t *testing.T, k testLog) (_ testLog, body func(d digest.Digest) string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "ledger")
+	if err := os.CopyFS(dir, os.DirFS(k.dir)); err != nil {
+		t.Fatal(err)
+	}
+	k.dir = dir
+	return k, func(d digest.Digest) string {
+		return filepath.Join(dir, "bodies", "sha256", d.Encoded()[:2], d.Encoded())
+	}
+}
+
+// A body whose file did not survive is written again from the journal.
+func TestJournalIsReplayed(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	docs := []string{"first", "", "third: " + strings.Repeat("x", 4000)}
+	for _, doc := range docs {
+		mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": []byte(doc)})
+	}
+	large := make([]byte, 2<<20) // its file is synced
+	rand.Read(large)
+	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": large})
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sum := func(doc string) digest.Digest { return digest.FromString(doc) }
+	for name, tc := range map[string]struct {
+		harm func(t *testing.T, k testLog, body func(digest.Digest) string)
+		lost int // documents that nothing can bring back
+	}{
+		"nothing":      {harm: func(*testing.T, testLog, func(digest.Digest) string) {}},
+		"files gone":   {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) { remove(t, body(sum("first")), body(sum(""))) }},
+		"folders gone": {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) { remove(t, filepath.Dir(body(sum("first")))) }},
+		"files empty": {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) {
+			for _, doc := range docs {
+				if err := os.Truncate(body(sum(doc)), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		"cut off in what was added last": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")))
+			lengthen(t, filepath.Join(k.dir, "bodies", "journal"), bytes.Repeat([]byte{1}, sha256.Size+3))
+		}},
+		"cut off in a body": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")))
+			lengthen(t, filepath.Join(k.dir, "bodies", "journal"), append(make([]byte, sha256.Size+7), 200, 'x'))
+		}},
+		"nonsense behind it": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")))
+			lengthen(t, filepath.Join(k.dir, "bodies", "journal"), bytes.Repeat([]byte{0xff}, 300))
+		}},
+		"while it is begun anew": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")))
+			if err := os.Rename(filepath.Join(k.dir, "bodies", "journal"), filepath.Join(k.dir, "bodies", "journal.old")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"the journal gone": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")), filepath.Join(k.dir, "bodies", "journal"))
+		}, lost: 1},
+		"changed in the journal and gone": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")))
+			edit(t, filepath.Join(k.dir, "bodies", "journal"), "first", "worst")
+		}, lost: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k, body := copied(t, k)
+			tc.harm(t, k, body)
+			l := k.open(t)
+			lost := 0
+			for _, doc := range append(docs, string(large)) {
+				if b, err := l.Body(t.Context(), sum(doc)); err != nil || string(b) != doc {
+					lost++
+				}
+			}
+			if lost != tc.lost {
+				t.Errorf("%d documents are lost, want %d", lost, tc.lost)
+			}
+			if left, _ := filepath.Glob(filepath.Join(k.dir, "bodies", "journal*")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+			mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": []byte("next")})
+			mustClose(t, l)
+			if left, _ := filepath.Glob(filepath.Join(k.dir, "bodies", "journal*")); len(left) > 0 {
+				t.Errorf("left by Close: %v", left)
+			}
+			if tc.lost == 0 {
+				k.check(t)
+			}
+		})
+	}
+}
+
+func remove(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := os.RemoveAll(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func lengthen(t *testing.T, name string, by []byte) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(by); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The journal does not grow for ever, and only entries with bodies wait for it.
+func TestJournalBegunAnew(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	name := filepath.Join(k.dir, "bodies", "journal")
+	doc := make([]byte, 1<<20)
+	most := int64(0)
+	for range 40 {
+		rand.Read(doc)
+		mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": bytes.Clone(doc)})
+		if info, err := os.Stat(name); err == nil {
+			most = max(most, info.Size())
+		}
+	}
+	if most > 36<<20 || most < 15<<20 {
+		t.Errorf("the journal had up to %d bytes", most)
+	}
+	remove(t, name)
+	if err := os.Mkdir(name, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": []byte("x")}); fault.KindOf(err) != fault.Transient {
+		t.Errorf("a body that nothing makes durable: %v", err)
+	}
+	mustAppend(t, l, ledger.Entry{Type: ledger.Revoked, Outcome: "key", Subject: "x"}, nil)
+	remove(t, name)
+	i := mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": []byte("x")})
+	e, err := l.Entry(t.Context(), i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(name)
+	if err != nil || info.Mode() != fs.FileMode(0o600) {
+		t.Errorf("%v, %v", info, err)
+	}
+	if b, err := l.Body(t.Context(), e.Bodies["evidence"]); err != nil || string(b) != "x" {
+		t.Errorf("%q, %v", b, err)
+	}
+	mustClose(t, l)
+	k.check(t)
+}
