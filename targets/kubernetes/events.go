@@ -33,6 +33,9 @@ const (
 	// ledger.
 	quietEvents = 2
 	quietBurst  = 20
+	// Warnings wait for their turn: what they are about is to be repaired first.
+	warningEvents = 10
+	warningBurst  = 10
 )
 
 // Event is something that happened to a stack, for whoever looks at its
@@ -52,6 +55,7 @@ type Event struct {
 type recorder struct {
 	once       sync.Once
 	quiet      *rate.Limiter // of what is no warning
+	warnings   *rate.Limiter
 	correlator *record.EventCorrelator
 	refused    sync.Map // verbs that were logged as forbidden
 }
@@ -60,6 +64,7 @@ func (r *recorder) correlate(e *corev1.Event) (*record.EventCorrelateResult, err
 	r.once.Do(func() {
 		r.correlator = record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{})
 		r.quiet = rate.NewLimiter(quietEvents, quietBurst)
+		r.warnings = rate.NewLimiter(warningEvents, warningBurst)
 	})
 	if e.Type != corev1.EventTypeWarning && !r.quiet.Allow() {
 		return &record.EventCorrelateResult{Skip: true}, nil
@@ -78,7 +83,7 @@ func (c *Cluster) Emit(ctx context.Context, e Event) {
 		return
 	}
 	result, err := c.events.correlate(event)
-	if err != nil || result.Skip {
+	if err != nil || result.Skip || e.Warning && c.events.warnings.Wait(ctx) != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTime)
