@@ -265,39 +265,40 @@ func lines(b []byte) []string {
 }
 
 // Patch returns what differs from what was granted for a stack as a patch of its
-// repository (git apply): merged, it makes the live world what is declared.
-func (r *Reconciler) Patch(ctx context.Context, name string) (string, error) {
+// repository (git apply), and the commit that it is of: merged, it makes the live world
+// what is declared.
+func (r *Reconciler) Patch(ctx context.Context, name string) (patch, revision string, err error) {
 	const op = "reconciler.Patch"
 	found, err := r.Drift(ctx, name)
 	if err != nil || len(found) == 0 {
-		return "", err
+		return "", "", err
 	}
 	d := r.stack(name).granted()
 	a, ok := d.target.(targets.Adopter)
 	if !ok {
-		return "", fault.New(fault.Invalid, op, "change the repository by hand", "drift of a %s stack cannot be made a patch", d.TargetName)
+		return "", "", fault.New(fault.Invalid, op, "change the repository by hand", "drift of a %s stack cannot be made a patch", d.TargetName)
 	}
 	files, err := a.Adopt(ctx, d.snap, found)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	var out strings.Builder
 	for _, file := range slices.Sorted(maps.Keys(files)) {
 		was, err := fs.ReadFile(d.snap.FS, file)
 		if err != nil {
-			return "", fault.Wrap(fault.Transient, op, "", err)
+			return "", "", fault.Wrap(fault.Transient, op, "", err)
 		}
 		text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
 			A: lines(was), B: lines(files[file]),
 			FromFile: "a/" + file, ToFile: "b/" + file, Context: 3,
 		})
 		if err != nil {
-			return "", fault.Wrap(fault.Internal, op, "", err)
+			return "", "", fault.Wrap(fault.Internal, op, "", err)
 		}
 		fmt.Fprintf(&out, "diff --git a/%s b/%s\n%s", file, file, text)
 	}
 	if text := out.String(); r.Scrub(text) != text {
-		return "", fault.New(fault.Invalid, op, "change the repository by hand", "the patch would show a secret that stands beside what changes")
+		return "", "", fault.New(fault.Invalid, op, "change the repository by hand", "the patch would show a secret that stands beside what changes")
 	}
-	return out.String(), nil
+	return out.String(), d.snap.Revision.ID, nil
 }

@@ -70,6 +70,7 @@ type reply struct {
 	Findings []targets.Finding    `json:"findings,omitempty"`
 	Unseen   []string             `json:"unseen,omitempty"` // kinds that may not be listed
 	Patch    string               `json:"patch,omitempty"`
+	Revision string               `json:"revision,omitempty"` // the commit that Patch is of
 	Overview *reconciler.Overview `json:"overview,omitempty"`
 	Error    *replyError          `json:"error,omitempty"`
 }
@@ -266,7 +267,7 @@ func (a *app) do(ctx context.Context, c command) reply {
 	case "unmanaged":
 		err = a.unmanaged(ctx, stack, &out)
 	case "patch":
-		out.Patch, err = a.reconciler.Patch(ctx, stack)
+		out.Patch, out.Revision, err = a.reconciler.Patch(ctx, stack)
 	case "status":
 		o := a.reconciler.Status()
 		out.Overview = &o

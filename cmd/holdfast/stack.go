@@ -169,13 +169,16 @@ func (f *stackFlags) proposal(cmd *cobra.Command, out reply) error {
 func newDrift() *cobra.Command {
 	var f stackFlags
 	var patch, unmanaged bool
+	var branch string
 	c := &cobra.Command{
 		Use: "drift [STACK]", Short: "Compare with the live world now, and change nothing", Args: cobra.MaximumNArgs(1),
 		Long: `Compare one stack, or all, with the live world and print what differs from what
 was granted. Exit code 4: something does.
 
 With --patch print the difference as a patch of the repository: merged, it makes what is
-live what is declared (holdfast drift shop-web --patch | git apply).
+live what is declared (holdfast drift shop-web --patch | git apply). With --branch make it
+a commit on a new branch of the clone that you are in, on top of the commit that the stack
+stands at, signed as you sign; your files stay as they are. Push it to open a pull request.
 
 With --unmanaged list the objects that no stack declares in the namespaces where stacks
 have theirs. They are no drift, and nothing is done about them.`,
@@ -185,6 +188,12 @@ have theirs. They are no drift, and nothing is done about them.`,
 					return usageError{errors.New("--patch needs the name of a stack")}
 				}
 				return f.patch(cmd, args[0])
+			}
+			if branch != "" {
+				if len(args) == 0 {
+					return usageError{errors.New("--branch needs the name of a stack")}
+				}
+				return f.branch(cmd, args[0], branch)
 			}
 			if unmanaged {
 				return f.unmanaged(cmd, optional(args))
@@ -216,8 +225,9 @@ have theirs. They are no drift, and nothing is done about them.`,
 		},
 	}
 	c.Flags().BoolVar(&patch, "patch", false, "print what differs as a patch of the repository")
+	c.Flags().StringVar(&branch, "branch", "", "commit what differs to a new branch of the clone in this folder")
 	c.Flags().BoolVar(&unmanaged, "unmanaged", false, "list what no stack declares beside what stacks have")
-	c.MarkFlagsMutuallyExclusive("patch", "unmanaged")
+	c.MarkFlagsMutuallyExclusive("patch", "unmanaged", "branch")
 	return f.add(c)
 }
 
