@@ -109,7 +109,7 @@ func (e *Evaluator) documents(in policy.Input) ([]document, error) {
 	if e.combine {
 		return []document{combine(docs)}, nil
 	}
-	parsed, err := ast.InterfaceToValue(facts)
+	parsed, err := parse(facts)
 	if err != nil {
 		return nil, fault.New(fault.Internal, "policy/rego.Evaluate", "", "evidence: %w", err)
 	}
@@ -117,6 +117,16 @@ func (e *Evaluator) documents(in policy.Input) ([]document, error) {
 		docs[i].facts = ast.NewTerm(parsed)
 	}
 	return docs, nil
+}
+
+// parse makes v the engine's value. A panic inside the engine is an error.
+func parse(v any) (_ ast.Value, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("policy engine panicked: %v", p)
+		}
+	}()
+	return ast.InterfaceToValue(v)
 }
 
 // combine makes conftest's combined input of docs, in their order of file name.

@@ -17,6 +17,7 @@ import (
 
 	cpolicy "github.com/open-policy-agent/conftest/policy"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/util"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -33,6 +34,7 @@ const (
 // file is one policy or data file of a bundle.
 type file struct {
 	bundle, path string
+	own          bool // of a bundle of others
 	content      []byte
 }
 
@@ -70,8 +72,9 @@ func (s *fileSet) read(b Bundle, wanted func(string) bool) error {
 		if s.size += len(content); s.size > maxAllBytes || len(s.files) >= maxFiles {
 			return fmt.Errorf("more than %d files or %d bytes of policies", maxFiles, maxAllBytes)
 		}
-		if !s.has(p, content) {
-			s.files = append(s.files, file{bundle: b.Name, path: p, content: content})
+		f := file{bundle: b.Name, path: p, own: b.Own, content: content}
+		if !s.has(f) {
+			s.files = append(s.files, f)
 		}
 		return nil
 	})
@@ -82,10 +85,11 @@ func (s *fileSet) read(b Bundle, wanted func(string) bool) error {
 }
 
 // has reports whether a policy is there already: libraries come with the shared
-// helper file that several of them need. Data files are never dropped.
-func (s *fileSet) has(p string, content []byte) bool {
-	return isPolicy(p) && slices.ContainsFunc(s.files, func(f file) bool {
-		return f.path == p && bytes.Equal(f.content, content)
+// helper file that several of them need. Data files are never dropped, nor what
+// somebody else wrote, in whose package more could stand.
+func (s *fileSet) has(f file) bool {
+	return isPolicy(f.path) && slices.ContainsFunc(s.files, func(g file) bool {
+		return g.path == f.path && !apart(f, g) && bytes.Equal(f.content, g.content)
 	})
 }
 
@@ -197,25 +201,88 @@ func (s *fileSet) modules(e *cpolicy.Engine) map[string]*ast.Module {
 	return out
 }
 
-// refuseShared refuses a package that is in a bundle of others and in another one.
-func (s *fileSet) refuseShared(list []Bundle, modules map[string]*ast.Module) error {
-	own, in := map[string]bool{}, map[string]string{} // by package: a bundle that has it
-	for _, b := range list {
-		own[b.Name] = b.Own
+// declared is what a file puts under data: a package, or a document.
+type declared struct {
+	file file
+	path []string // of a package
+	data any      // of a document
+}
+
+// refuseShared refuses what would let whoever writes a bundle of others change the rules of
+// another one, by an exception for instance: a package that is the other's, within it or
+// around it, and data where the other has a package.
+func (s *fileSet) refuseShared(cfg Config, modules map[string]*ast.Module) error {
+	packages, documents, err := s.declared(modules)
+	if err != nil {
+		return err
 	}
+	if len(cfg.Data) > 0 {
+		documents = append(documents, declared{file: file{bundle: "the operator's file", path: "data"}, data: cfg.Data})
+	}
+	refuse := func(f, other file, what string) error {
+		return fault.New(fault.Invalid, "policy/rego.New", "give it a package of its own", "%s: %s is in %s too, whose rules it could change", f.name(), what, other.bundle)
+	}
+	for i, p := range packages {
+		what := "package " + strings.Join(p.path, ".")
+		for _, other := range packages[:i] {
+			n := min(len(p.path), len(other.path))
+			if apart(p.file, other.file) && slices.Equal(p.path[:n], other.path[:n]) {
+				return refuse(p.file, other.file, what)
+			}
+		}
+		for _, d := range documents {
+			if apart(p.file, d.file) && meets(d.data, p.path) {
+				return refuse(d.file, p.file, what)
+			}
+		}
+	}
+	return nil
+}
+
+// apart reports whether two files are in bundles that must not change each other's rules.
+func apart(a, b file) bool { return a.bundle != b.bundle && (a.own || b.own) }
+
+// declared returns the packages, each once for a bundle, and the documents.
+func (s *fileSet) declared(modules map[string]*ast.Module) (packages, documents []declared, err error) {
+	seen := map[string]bool{}
 	for _, f := range s.files {
+		if isData(f.path) {
+			d := declared{file: f}
+			if err := util.Unmarshal(f.content, &d.data); err != nil {
+				return nil, nil, fault.New(fault.Invalid, "policy/rego.New", "correct the file", "%s: %w", f.name(), err)
+			}
+			documents = append(documents, d)
+			continue
+		}
 		m := modules[f.name()]
 		if m == nil {
 			continue
 		}
-		p := m.Package.Path.String()
-		other, ok := in[p]
-		if ok && other != f.bundle && (own[f.bundle] || own[other]) {
-			return fault.New(fault.Invalid, "policy/rego.New", "give it a package of its own", "%s: %s is in %s too, whose rules it could change", f.name(), m.Package, other)
+		d := declared{file: f}
+		for _, term := range m.Package.Path[1:] { // the first is data
+			name, _ := term.Value.(ast.String)
+			d.path = append(d.path, string(name))
 		}
-		in[p] = f.bundle
+		if key := f.bundle + "\x00" + m.Package.Path.String(); !seen[key] {
+			seen[key] = true
+			packages = append(packages, d)
+		}
 	}
-	return nil
+	return packages, documents, nil
+}
+
+// meets reports whether a document has something at a path, or a plain value above it.
+func meets(data any, path []string) bool {
+	for _, key := range path {
+		m, ok := data.(map[string]any)
+		if !ok {
+			return true
+		}
+		if data, ok = m[key]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // bundles returns the files that count, bundle by bundle in the order of list.

@@ -201,7 +201,7 @@ func newEvaluator(ctx context.Context, cfg Config, engine *cpolicy.Engine, files
 	if err := refuseSilent(modules); err != nil {
 		return nil, err
 	}
-	if err := files.refuseShared(cfg.Bundles, modules); err != nil {
+	if err := files.refuseShared(cfg, modules); err != nil {
 		return nil, err
 	}
 	base, err := mergeData(ctx, engine.Store(), cfg.Data)

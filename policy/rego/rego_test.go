@@ -355,6 +355,10 @@ func TestOwnPackages(t *testing.T) {
 	team := func(text string, own bool) Bundle {
 		return Bundle{Name: "git/team", Own: own, FS: fstest.MapFS{"team.rego": {Data: []byte(text)}}}
 	}
+	nested := Bundle{Name: "nested", FS: fstest.MapFS{"sec.rego": {Data: []byte("package acme.sec\ndeny contains \"no\"")}}}
+	data := func(text string) Bundle {
+		return Bundle{Name: "git/team", Own: true, FS: fstest.MapFS{"a/d.json": {Data: []byte(text)}, "team.rego": {Data: []byte("package team\nwarn contains \"x\"")}}}
+	}
 	exception := "package sec\nexception contains [\"\"]"
 	for name, c := range map[string]struct {
 		bundles []Bundle
@@ -364,8 +368,22 @@ func TestOwnPackages(t *testing.T) {
 		"an exception":                 {[]Bundle{security, team(exception, true)}, false},
 		"an exception, the other way":  {[]Bundle{team(exception, true), security}, false},
 		"of two that the operator has": {[]Bundle{security, team(exception, false)}, true},
+		"within":                       {[]Bundle{security, team("package sec.exception\nx := [\"\"]", true)}, false},
+		"within a helper":              {[]Bundle{security, team("package sec.trusted.more\nx := 1", true)}, false},
+		"around":                       {[]Bundle{nested, team("package acme\nsec.exception contains [\"\"]", true)}, false},
+		"around, by its own rules":     {[]Bundle{nested, team("package acme\nwarn contains \"x\"", true)}, false},
+		"around, the other way":        {[]Bundle{team("package acme\nsec.exception contains [\"\"]", true), nested}, false},
+		"beside":                       {[]Bundle{nested, team("package acme.team\nwarn contains \"x\"", true)}, true},
+		"data":                         {[]Bundle{security, data(`{"sec":{"exception":[[""]]}}`)}, false},
+		"data within":                  {[]Bundle{nested, data(`{"acme":{"sec":{"exception":[[""]]}}}`)}, false},
+		"data above":                   {[]Bundle{nested, data(`{"acme":["x"]}`)}, false},
+		"data beside":                  {[]Bundle{nested, data(`{"acme":{"team":{"x":1}}}`)}, true},
+		"the operator's, as a copy, with an exception": {[]Bundle{
+			{Name: "git/team", Own: true, FS: fstest.MapFS{"sec.rego": security.FS.(fstest.MapFS)["sec.rego"], "x.rego": {Data: []byte(exception)}}}, security,
+		}, false},
+		"where the operator has data": {[]Bundle{security, team("package limits.images\nwarn contains \"x\"", true)}, false},
 	} {
-		if _, err := New(t.Context(), Config{Bundles: c.bundles}); (err == nil) != c.ok {
+		if _, err := New(t.Context(), Config{Bundles: c.bundles, Data: map[string]any{"limits": map[string]any{"images": []any{"x"}}}}); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
