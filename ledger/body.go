@@ -29,8 +29,7 @@ func (s store) prepareBodies() error {
 			return err
 		}
 	}
-	err := s.journal.replay(func(d digest.Digest, b []byte) error { return s.putBody(d, b, false) })
-	if err != nil {
+	if err := s.journal.replay(); err != nil {
 		return err
 	}
 	// An earlier process may have died before it synced its folders.
@@ -97,6 +96,12 @@ func (y *synced) has(d digest.Digest, b []byte, name string) bool {
 	return false
 }
 
+func (y *synced) clear() {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	clear(y.set)
+}
+
 func (y *synced) add(docs map[digest.Digest][]byte) {
 	if y == nil {
 		return
@@ -129,16 +134,18 @@ func (s store) putAll(all map[digest.Digest][]byte) (open map[digest.Digest][]by
 	}
 	s.synced.add(large)
 	for d, b := range open {
-		if err := s.putBody(d, b, false); err != nil {
+		if err := s.create(d, b); err != nil {
 			return nil, err
 		}
 	}
 	return open, nil
 }
 
-// keep makes documents durable whose files putAll wrote.
+// keep makes documents durable whose files putAll wrote. After an error nothing counts as
+// durable that is not put once more.
 func (s store) keep(open map[digest.Digest][]byte) error {
 	if err := s.journal.add(open); err != nil {
+		s.synced.clear()
 		return err
 	}
 	s.synced.add(open)
@@ -147,81 +154,78 @@ func (s store) keep(open map[digest.Digest][]byte) error {
 
 // syncAll stores documents by their digest. They are durable when it returns.
 func (s store) syncAll(docs map[digest.Digest][]byte) error {
-	var dirs sync.Map
+	if len(docs) == 0 {
+		return nil
+	}
 	var g errgroup.Group
 	g.SetLimit(bodySyncs)
+	dirs := map[string]bool{}
 	for d, b := range docs {
-		g.Go(func() error {
-			dirs.Store(filepath.Dir(s.bodyPath(d)), true)
-			return s.putBody(d, b, true)
-		})
+		dirs[filepath.Dir(s.bodyPath(d))] = true
+		g.Go(func() error { return s.confirm(d, b) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	dirs.Range(func(dir, _ any) bool {
-		g.Go(func() error { return durable.Sync(dir.(string)) })
-		return true
-	})
-	return g.Wait()
+	return s.syncDirs(dirs)
 }
 
-// putBody writes one body, and has it synced if it is told to: then the caller syncs its
-// folder.
-func (s store) putBody(d digest.Digest, b []byte, sync bool) error {
+// syncDirs makes the names in folders of bodies durable, and the names of the folders.
+func (s store) syncDirs(dirs map[string]bool) error {
+	var g errgroup.Group
+	g.SetLimit(bodySyncs)
+	for dir := range dirs {
+		g.Go(func() error { return durable.Sync(dir) })
+	}
+	return errors.Join(g.Wait(), durable.Sync(s.path("bodies", "sha256")))
+}
+
+// create writes a body to its file, if it is not there, and syncs nothing. One that is cut
+// off is found by whoever compares it, and replaced.
+func (s store) create(d digest.Digest, b []byte) error {
 	name := s.bodyPath(d)
-	if !sync {
-		err := create(name, b)
-		if errors.Is(err, fs.ErrNotExist) {
-			if err = makeDir(filepath.Dir(name), false); err == nil {
-				err = create(name, b)
-			}
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return err
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.Mkdir(filepath.Dir(name), 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+			f, err = os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		}
 	}
-	if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) {
-		if !sync {
+	if errors.Is(err, fs.ErrExist) {
+		if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) {
 			return nil
 		}
-		return durable.Sync(name) // who wrote it may have died before the sync
+		return s.rewrite(d, b)
 	}
-	if err := makeDir(filepath.Dir(name), sync); err != nil {
-		return err
-	}
-	return writeAtomic(s.path("bodies", "tmp"), name, b, sync)
-}
-
-// create writes a file that is not there yet. One that a crash cuts off is in no entry, and
-// is written again by whoever needs it.
-func create(name string, b []byte) error {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(name) // the cause is what counts
-	}
-	return err
+	return errors.Join(err, f.Close())
 }
 
-// makeDir makes one folder, and may sync its parent if it was not there.
-func makeDir(dir string, sync bool) error {
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrExist) {
+// confirm writes a body if its file is not what it should be, and syncs it. The caller syncs
+// its folder.
+func (s store) confirm(d digest.Digest, b []byte) error {
+	name := s.bodyPath(d)
+	if old, err := readFile(name, MaxBody); err == nil && bytes.Equal(old, b) && durable.Sync(name) == nil {
 		return nil
 	}
-	if err != nil || !sync {
-		return err
-	}
-	return durable.Sync(filepath.Dir(dir))
+	return s.rewrite(d, b)
 }
 
-// writeAtomic writes name by way of a file in tmpDir, which is synced if it is told so. The
-// caller syncs the folder of name.
-func writeAtomic(tmpDir, name string, b []byte, sync bool) (err error) {
+// rewrite writes a body to a new file, which is synced and takes the place of any old one.
+// The caller syncs its folder.
+func (s store) rewrite(d digest.Digest, b []byte) error {
+	name := s.bodyPath(d)
+	if err := os.Mkdir(filepath.Dir(name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return writeAtomic(s.path("bodies", "tmp"), name, b)
+}
+
+// writeAtomic writes name by way of a synced file in tmpDir. The caller syncs
+// the folder of name.
+func writeAtomic(tmpDir, name string, b []byte) (err error) {
 	f, err := os.CreateTemp(tmpDir, "new-*") // mode 0600
 	if err != nil {
 		return err
@@ -232,7 +236,7 @@ func writeAtomic(tmpDir, name string, b []byte, sync bool) (err error) {
 		}
 	}()
 	_, err = f.Write(b)
-	if err == nil && sync {
+	if err == nil {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -49,9 +51,13 @@ func TestJournalIsReplayed(t *testing.T) {
 		harm func(t *testing.T, k testLog, body func(digest.Digest) string)
 		lost int // documents that nothing can bring back
 	}{
-		"nothing":      {harm: func(*testing.T, testLog, func(digest.Digest) string) {}},
-		"files gone":   {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) { remove(t, body(sum("first")), body(sum(""))) }},
-		"folders gone": {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) { remove(t, filepath.Dir(body(sum("first")))) }},
+		"nothing": {harm: func(*testing.T, testLog, func(digest.Digest) string) {}},
+		"files gone": {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")), body(sum("")))
+		}},
+		"folders gone": {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) {
+			remove(t, filepath.Dir(body(sum("first"))))
+		}},
 		"files empty": {harm: func(t *testing.T, _ testLog, body func(digest.Digest) string) {
 			for _, doc := range docs {
 				if err := os.Truncate(body(sum(doc)), 0); err != nil {
@@ -76,6 +82,20 @@ func TestJournalIsReplayed(t *testing.T) {
 			if err := os.Rename(filepath.Join(k.dir, "bodies", "journal"), filepath.Join(k.dir, "bodies", "journal.old")); err != nil {
 				t.Fatal(err)
 			}
+		}},
+		"both, and one of them holds a body twice": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			remove(t, body(sum("first")), body(sum("")))
+			b, err := os.ReadFile(filepath.Join(k.dir, "bodies", "journal"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(k.dir, "bodies", "journal.old"), append(b, b...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"one changed in the journal, the others gone": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
+			edit(t, filepath.Join(k.dir, "bodies", "journal"), "first", "worst")
+			remove(t, body(sum("")), body(sum(docs[2])))
 		}},
 		"the journal gone": {harm: func(t *testing.T, k testLog, body func(digest.Digest) string) {
 			remove(t, body(sum("first")), filepath.Join(k.dir, "bodies", "journal"))
@@ -145,14 +165,14 @@ func TestJournalBegunAnew(t *testing.T) {
 	name := filepath.Join(k.dir, "bodies", "journal")
 	doc := make([]byte, 1<<20)
 	most := int64(0)
-	for range 40 {
+	for range 80 {
 		rand.Read(doc)
 		mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": bytes.Clone(doc)})
 		if info, err := os.Stat(name); err == nil {
 			most = max(most, info.Size())
 		}
 	}
-	if most > 36<<20 || most < 15<<20 {
+	if most > 41<<20 || most < 31<<20 {
 		t.Errorf("the journal had up to %d bytes", most)
 	}
 	remove(t, name)
@@ -174,6 +194,99 @@ func TestJournalBegunAnew(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	if b, err := l.Body(t.Context(), e.Bodies["evidence"]); err != nil || string(b) != "x" {
+		t.Errorf("%q, %v", b, err)
+	}
+	mustClose(t, l)
+	k.check(t)
+}
+
+// A body that many entries name at once, while the journal is begun anew again and again,
+// and its file is cut: it is whole, and every entry has it.
+func TestJournalWhileItIsFlushed(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	doc := bytes.Repeat([]byte("shared "), 1000)
+	hex := digest.FromBytes(doc).Encoded()
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 30 {
+				own := fmt.Appendf(nil, "%d %d", w, i)
+				if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": doc, "plan": own}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 20 {
+		wg.Go(func() {
+			if err := l.FlushBodies(t.Context()); err != nil {
+				t.Error(err)
+			}
+			_ = os.Truncate(filepath.Join(k.dir, "bodies", "sha256", hex[:2], hex), 7) // it may not be there yet
+		})
+	}
+	wg.Wait()
+	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": doc})
+	mustClose(t, l)
+	k.check(t)
+}
+
+// After adding to the journal failed, nothing counts as durable that only a lost journal
+// held: it is put once more, and what was acknowledged before is synced.
+func TestJournalIsLost(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	first := map[string][]byte{"evidence": []byte("first")}
+	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, first)
+	name := filepath.Join(k.dir, "bodies", "journal")
+	remove(t, name)
+	if _, err := l.Append(t.Context(), ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": []byte("second")}); fault.KindOf(err) != fault.Transient {
+		t.Errorf("acknowledged without a journal: %v", err)
+	}
+	sum := digest.FromString("first").Encoded()
+	remove(t, filepath.Join(k.dir, "bodies", "sha256", sum[:2], sum))
+	// What the lost journal held is written from what is left of it, before anything else.
+	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": []byte("third")})
+	if b, err := l.Body(t.Context(), digest.FromString("first")); err != nil || string(b) != "first" {
+		t.Errorf("%q, %v", b, err)
+	}
+	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, first)
+	if b, err := os.ReadFile(name); err != nil || !bytes.Contains(b, []byte("first")) {
+		t.Errorf("what was journalled before the loss counts as journalled: %v", err)
+	}
+	mustClose(t, l)
+	k.check(t)
+}
+
+// A flush that fails is told, and nothing is lost by it.
+func TestFlushFails(t *testing.T) {
+	t.Parallel()
+	k := newTestLog(t)
+	l := k.open(t)
+	doc := []byte("what cannot be synced")
+	mustAppend(t, l, ledger.Entry{Type: ledger.Seen}, map[string][]byte{"evidence": doc})
+	hex := digest.FromBytes(doc).Encoded()
+	folder := filepath.Join(k.dir, "bodies", "sha256", hex[:2])
+	remove(t, folder)
+	if err := os.WriteFile(folder, nil, 0o600); err != nil { // a file is in the way
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := l.FlushBodies(t.Context()); err == nil {
+			t.Error("flushed")
+		}
+	}
+	if _, err := os.Stat(filepath.Join(k.dir, "bodies", "journal.old")); err != nil {
+		t.Errorf("the journal of what was not synced: %v", err)
+	}
+	remove(t, folder)
+	if err := l.FlushBodies(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if b, err := l.Body(t.Context(), digest.FromBytes(doc)); err != nil || string(b) != string(doc) {
 		t.Errorf("%q, %v", b, err)
 	}
 	mustClose(t, l)

@@ -24,7 +24,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -69,6 +68,10 @@ type Config struct {
 	// OnLag is optional. Run calls it when the signed checkpoint stays behind the
 	// log, again every minute, and with a zero Lag when it caught up.
 	OnLag func(context.Context, Lag)
+	// OnUnsynced is optional. It is called, at most every ten seconds, when the files of
+	// bodies could not be synced, and with nil when they were after all. Meanwhile they are
+	// in the journal, which grows.
+	OnUnsynced func(context.Context, error)
 }
 
 // Lag is how far the signed checkpoint is behind the log.
@@ -85,12 +88,13 @@ type Numbered struct {
 
 // Ledger is a log that is open for writing. It is safe for concurrent use.
 type Ledger struct {
-	store    store
-	signer   note.Signer
-	verifier note.Verifier
-	onLag    func(context.Context, Lag)
-	lock     *flock.Flock
-	opened   chan struct{} // tells Run that there is a writer again
+	store      store
+	signer     note.Signer
+	verifier   note.Verifier
+	onLag      func(context.Context, Lag)
+	onUnsynced func(context.Context, error)
+	lock       *flock.Flock
+	opened     chan struct{} // tells Run that there is a writer again
 
 	qmu        sync.Mutex
 	queue      []*request
@@ -98,7 +102,9 @@ type Ledger struct {
 	hurry      chan struct{} // closed when something in queue is not to wait; nil: nobody waits for it
 	closed     bool
 	commits    sync.WaitGroup
-	flushing   atomic.Bool // the files of bodies are being synced
+	flushes    context.Context // ended by Close
+	endFlushes context.CancelFunc
+	doubted    time.Time // when a flush failed last
 
 	kept kept
 
@@ -187,14 +193,16 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 		return nil, diskFault(op, err)
 	}
 	l := &Ledger{
-		store:    store{dir: cfg.Dir, synced: new(synced), journal: &journal{dir: filepath.Join(cfg.Dir, "bodies")}},
-		signer:   cfg.Signer,
-		verifier: v,
-		onLag:    cfg.OnLag,
-		opened:   make(chan struct{}, 1),
-		lock:     flock.New(filepath.Join(cfg.Dir, "lock"), flock.SetPermissions(0o600)),
-		state:    state{open: map[Index]Entry{}},
+		store:      store{dir: cfg.Dir, synced: new(synced), journal: &journal{store: store{dir: cfg.Dir}}},
+		signer:     cfg.Signer,
+		verifier:   v,
+		onLag:      cfg.OnLag,
+		onUnsynced: cfg.OnUnsynced,
+		opened:     make(chan struct{}, 1),
+		lock:       flock.New(filepath.Join(cfg.Dir, "lock"), flock.SetPermissions(0o600)),
+		state:      state{open: map[Index]Entry{}},
 	}
+	l.flushes, l.endFlushes = context.WithCancel(context.WithoutCancel(ctx))
 	ok, err := l.lock.TryLock()
 	if err != nil {
 		return nil, diskFault(op, err)
@@ -433,15 +441,36 @@ func (l *Ledger) keepBodies(group []*request) []*request {
 	return ready
 }
 
+// flushRetry is how long a flush that failed is not tried again.
+const flushRetry = 10 * time.Second
+
 // flushBodies has the files of bodies synced while other things are done. Where that fails,
-// the journal goes on.
+// it is told, and the journal goes on.
 func (l *Ledger) flushBodies() {
-	if l.flushing.CompareAndSwap(false, true) {
-		l.commits.Go(func() {
-			defer l.flushing.Store(false)
-			_ = l.store.journal.flush() // as above
-		})
+	l.qmu.Lock()
+	defer l.qmu.Unlock()
+	if l.closed || time.Since(l.doubted) < flushRetry {
+		return
 	}
+	l.commits.Go(func() {
+		err := l.store.journal.flush(l.flushes)
+		if l.flushes.Err() != nil || errors.Is(err, errFlushing) {
+			return
+		}
+		l.qmu.Lock()
+		told := !l.doubted.IsZero()
+		if l.doubted = (time.Time{}); err != nil {
+			l.doubted = time.Now()
+		}
+		l.qmu.Unlock()
+		switch {
+		case l.onUnsynced == nil:
+		case err != nil:
+			l.onUnsynced(l.flushes, diskFault("ledger.Run", err))
+		case told:
+			l.onUnsynced(l.flushes, nil)
+		}
+	})
 }
 
 // gatherTime is how long entries wait for others to be committed with, while none of
@@ -648,9 +677,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		if lag.Entries > 0 || !l.rest(quietTime) {
 			continue
 		}
-		if l.store.journal.flush() != nil { // it goes on, and is tried again
-			continue
-		}
+		l.flushBodies()
 		t.Stop()
 		select {
 		case <-ctx.Done():
@@ -850,10 +877,11 @@ func (l *Ledger) Close() error {
 	if done {
 		return nil
 	}
+	l.endFlushes()
 	l.commits.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	_ = l.store.journal.flush() // else the next one that opens the log does what is left
+	_ = l.store.journal.flush(ctx) // whoever opens the log next does what is left
 	err := l.Flush(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -583,7 +583,8 @@ func TestFailedWrites(t *testing.T) {
 	for _, tc := range []struct {
 		path  string // where a folder is in the way, or what is taken away
 		gone  bool
-		start int // entries before
+		start int  // entries before
+		large bool // its body is synced by itself
 	}{
 		{path: ".state/treeState.lock"},
 		{path: ".state/treeState"},
@@ -594,6 +595,7 @@ func TestFailedWrites(t *testing.T) {
 		{path: "tile/1/000.p/1", start: 255},
 		{path: "tile/0", gone: true},
 		{path: "tile/entries", gone: true},
+		{path: "bodies/tmp", gone: true, large: true},
 		{path: "bodies/journal"},
 		{path: "bodies/journal", gone: true},
 		{path: "bodies/sha256", gone: true},
@@ -624,7 +626,11 @@ func TestFailedWrites(t *testing.T) {
 				}
 			}
 			e := ledger.Entry{Type: ledger.Intent, Note: "hindered"}
-			_, err := l.Append(t.Context(), e, map[string][]byte{"plan": []byte("hindered")})
+			body := []byte("hindered")
+			if tc.large {
+				body = bytes.Repeat(body, 1<<18)
+			}
+			_, err := l.Append(t.Context(), e, map[string][]byte{"plan": body})
 			if err == nil {
 				t.Fatal("acknowledged")
 			}

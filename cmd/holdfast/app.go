@@ -76,7 +76,7 @@ func newApp(ctx context.Context, cfg *config.Loaded, log *slog.Logger, sec *secr
 	if a.traces, err = newTraces(ctx, cfg, sec, log, a.registry); err != nil {
 		return nil, err
 	}
-	if a.ledger, err = openLedger(ctx, cfg, a.lags); err != nil {
+	if a.ledger, err = a.openLedger(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.wire(ctx); err != nil {

@@ -34,12 +34,13 @@ func ledgerKey(cfg *config.Loaded) string { return filepath.Join(cfg.StateDir, "
 func ledgerPub(cfg *config.Loaded) string { return filepath.Join(cfg.StateDir, "ledger.pub") }
 
 // openLedger opens the ledger for writing, which locks the state directory.
-func openLedger(ctx context.Context, cfg *config.Loaded, onLag func(context.Context, ledger.Lag)) (*ledger.Ledger, error) {
+func (a *app) openLedger(ctx context.Context) (*ledger.Ledger, error) {
+	cfg := a.cfg
 	signer, vkey, err := ledger.LoadOrCreateKey(ledgerKey(cfg), ledgerOrigin)
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: onLag})
+	l, err := ledger.Open(ctx, ledger.Config{Dir: ledgerDir(cfg), Signer: signer, Verifier: vkey, OnLag: a.lags, OnUnsynced: a.unsynced})
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +65,18 @@ func (a *app) lags(ctx context.Context, lag ledger.Lag) {
 	} else {
 		e.Message, e.Hint = "the ledger's checkpoint lags", "look at the state directory: disk full or slow?"
 		a.log.ErrorContext(ctx, "the ledger's checkpoint lags", slog.Uint64("entries", lag.Entries), slog.Duration("for", lag.For), slog.String("hint", e.Hint))
+	}
+	a.herald.tell(e)
+}
+
+// unsynced says that documents of the ledger are durable in its journal only, or no longer.
+func (a *app) unsynced(ctx context.Context, err error) {
+	e := reconciler.Event{Type: reconciler.EventLedger, Key: "ledger/unsynced", Time: time.Now().UTC(), Resolved: err == nil, Message: "the ledger's documents are synced again"}
+	if err == nil {
+		a.log.InfoContext(ctx, "the ledger's documents are synced again")
+	} else {
+		e.Message, e.Hint = "the ledger's documents cannot be synced", fault.HintOf(err)
+		a.log.ErrorContext(ctx, "the ledger's documents cannot be synced", slog.String("error", err.Error()), slog.String("hint", e.Hint))
 	}
 	a.herald.tell(e)
 }

@@ -56,10 +56,6 @@ func Sync(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// SyncAll makes what is in a folder, at any depth, survive a power cut. It may take
-// the rest of the file system along.
-func SyncAll(dir string) error { return syncAll(dir) }
-
 // Tidy removes what a crash left of files that were not finished in a folder, if
 // there is one. Nobody else may be writing there.
 func Tidy(dir string) error {
