@@ -191,7 +191,7 @@ func (r *Reconciler) recordDrift(ctx context.Context, s *stack, v drift.Verdict)
 	case drift.Asked:
 		e.Hint = fmt.Sprintf("holdfast approve %s %s reverts it", s.Name, f.Ref)
 	case drift.Offered:
-		e.Hint = fmt.Sprintf("holdfast drift %s --patch prints it as a patch of the repository", s.Name)
+		e.Hint = fmt.Sprintf("holdfast drift %s --branch NAME makes it a commit in a clone of the repository", s.Name)
 	}
 	r.tell(e)
 	r.Log.InfoContext(ctx, "drift", slog.String("stack", s.Name), slog.String("environment", s.Environment), slog.String("object", f.ID.String()), slog.String("class", string(f.Class)),

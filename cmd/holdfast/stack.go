@@ -189,7 +189,7 @@ have theirs. They are no drift, and nothing is done about them.`,
 				}
 				return f.patch(cmd, args[0])
 			}
-			if branch != "" {
+			if cmd.Flags().Changed("branch") {
 				if len(args) == 0 {
 					return usageError{errors.New("--branch needs the name of a stack")}
 				}

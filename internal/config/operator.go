@@ -209,7 +209,7 @@ type DriftRule struct {
 	Paths        []string `json:"paths,omitempty" jsonschema_description:"JSON pointers, with * for one segment; what is below is covered. Every field of a finding must be covered."`
 	Classes      []string `json:"classes,omitempty" jsonschema:"enum=modified,enum=foreign,enum=missing,enum=extra" jsonschema_description:"modified: a field of ours; foreign: somebody added something; missing: an object is gone; extra: one is still there."`
 	Actors       []string `json:"actors,omitempty" jsonschema_description:"Globs over users, as far as the audit log tells, else over field managers, which are what a client calls itself. Everybody who had a part in a finding must match; drift whose actor is unknown never does."`
-	Action       string   `json:"action" jsonschema:"enum=revert,enum=report,enum=ask,enum=adopt" jsonschema_description:"revert: at once; report: say so; ask: revert when a person approves (holdfast approve); adopt: offer the change as a patch of the repository (holdfast drift --patch)."`
+	Action       string   `json:"action" jsonschema:"enum=revert,enum=report,enum=ask,enum=adopt" jsonschema_description:"revert: at once; report: say so; ask: revert when a person approves (holdfast approve); adopt: offer the change as a commit in a clone of the repository (holdfast drift --branch)."`
 }
 
 // DriftQuiet is a time in which nothing is reverted.
