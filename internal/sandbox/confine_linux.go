@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// maxCPU is how much CPU time a worker may use in its life, in seconds: what
-	// still ends it when nobody looks at the clock any more.
-	maxCPU = 600
 	// maxThreads bounds the threads of a worker.
 	maxThreads = 64
 	// maxFiles bounds the descriptors: the pipes, and what Go's runtime opens.

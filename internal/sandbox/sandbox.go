@@ -28,7 +28,13 @@ import (
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
-const op = "internal/sandbox.Run"
+const (
+	op = "internal/sandbox.Run"
+
+	// maxCPU is how much CPU time a worker may use in its life, in seconds: what
+	// still ends it when nobody looks at the clock any more.
+	maxCPU = 600
+)
 
 // Task is what a worker does with a request: parse and render. It gets all that
 // it may read through fsys, which implements fs.StatFS, fs.ReadDirFS and
@@ -153,7 +159,7 @@ func (p *Pool) once(ctx context.Context, domain string, request []byte, fsys fs.
 		return nil, err
 	}
 	answer, inTurn, err := w.do(ctx, p.limits, request, fsys)
-	if inTurn && w.runs < p.limits.Runs {
+	if inTurn && w.runs < p.limits.Runs && w.cpu() < maxCPU*time.Second-p.limits.Time { // the kernel would end it
 		p.give(w)
 	} else {
 		w.end()
