@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -93,6 +95,95 @@ func (c *Cluster) Close() error {
 	stop := c.stop
 	c.stop = nil
 	return stop()
+}
+
+// Expire compacts etcd up to its newest revision and kills the API server, which starts
+// again: whoever watched from an older version hears that it is gone. It returns when the
+// control plane is ready. It is for a cluster made by [StartCluster].
+func (c *Cluster) Expire(ctx context.Context) error {
+	if c.stop == nil {
+		return errors.New("expire: others use this cluster")
+	}
+	raw, err := os.ReadFile(filepath.Join(c.run, supervised))
+	if err != nil {
+		return err
+	}
+	var s supervision
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return err
+	}
+	etcd := ""
+	for _, component := range s.Components {
+		for _, arg := range component.Args {
+			if to, ok := strings.CutPrefix(arg, "--etcd-servers="); ok {
+				etcd = to
+			}
+		}
+	}
+	var newest struct{ Header struct{ Revision string } }
+	if err := post(ctx, etcd+"/v3/kv/range", map[string]any{"key": "AA=="}, &newest); err != nil {
+		return fmt.Errorf("ask etcd: %w", err)
+	}
+	if err := post(ctx, etcd+"/v3/kv/compaction", map[string]any{"revision": newest.Header.Revision, "physical": true}, nil); err != nil {
+		return fmt.Errorf("compact etcd: %w", err)
+	}
+	if err := c.killAPIServer(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for c.ready(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// killAPIServer ends the API server of this cluster; its supervisor starts another.
+func (c *Cluster) killAPIServer() error {
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, name := range all {
+		line, err := os.ReadFile(name)
+		if err != nil || !bytes.Contains(line, []byte("\x00kube-apiserver\x00")) || !bytes.Contains(line, []byte(c.run)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err != nil {
+			return err
+		}
+		return syscall.Kill(pid, syscall.SIGKILL)
+	}
+	return errors.New("there is no API server to kill")
+}
+
+// post sends v as JSON and decodes the answer.
+func post(ctx context.Context, url string, v, out any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
 }
 
 // User returns a configuration for another identity, with a client certificate

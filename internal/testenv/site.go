@@ -244,7 +244,7 @@ func (s site) supervise(lock *os.File) error {
 		return err
 	}
 	defer func() { _ = out.Close() }()
-	cmd := exec.Command(controlplane, "supervise", filepath.Join(s.run(), "supervise.json"))
+	cmd := exec.Command(controlplane, "supervise", filepath.Join(s.run(), supervised))
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.run()}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -297,7 +297,7 @@ func (s site) prepare(linger time.Duration) error {
 	if err != nil {
 		return err
 	}
-	files["supervise.json"] = config
+	files[supervised] = config
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(s.run(), name), content, 0o600); err != nil {
 			return err
@@ -362,6 +362,9 @@ type component struct {
 	Args []string `json:"args"`
 	Log  string   `json:"log"`
 }
+
+// supervised is the file that says what the supervisor runs.
+const supervised = "supervise.json"
 
 type supervision struct {
 	Users      string        `json:"users"`

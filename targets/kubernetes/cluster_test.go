@@ -700,6 +700,57 @@ func TestWatchSurvives(t *testing.T) {
 	}
 }
 
+// TestCompactedVersions has etcd compacted and the API server killed while the watch is cut:
+// what it would resume from is gone, and what happened meanwhile is found by a list.
+func TestCompactedVersions(t *testing.T) {
+	t.Parallel()
+	c, err := testenv.StartCluster(t.Context(), testenv.ClusterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	proxy, err := testenv.NewFaultProxyTransport(c.Config.Host, mustTransport(t, c.Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	tt := target(t, &rest.Config{Host: proxy.URL()}, ns, nil, nil)
+	r := deploy(t, tt, map[string]string{"a.yaml": configMap("a", "1"), "b.yaml": configMap("b", "1"), "c.yaml": configMap("c", "1")})
+	found := observe(t, tt, r)
+	edit(t, d, "x", "configmaps", ns, "c", `{"data":{"key":"seen"}}`) // the watch runs
+	if f := next(t, found); f.ID.Name != "c" {
+		t.Errorf("finding: %s", mustJSON(f))
+	}
+	proxy.Down()
+	edit(t, d, "x", "configmaps", ns, "a", `{"data":{"key":"unseen"}}`)
+	if err := d.Resource(gvrs["configmaps"]).Namespace(ns).Delete(t.Context(), "b", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Expire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var lists atomic.Int32
+	proxy.Set(testenv.Fault{Match: func(r *http.Request) bool {
+		if q := r.URL.Query(); r.URL.Path == "/api/v1/configmaps" && q.Get("watch") == "" && q.Get("labelSelector") != "" {
+			lists.Add(1)
+		}
+		return false
+	}})
+	proxy.Up()
+	classes := map[string]targets.FindingClass{}
+	for range 2 {
+		f := next(t, found)
+		classes[f.ID.Name] = f.Class
+	}
+	if classes["a"] != targets.Modified || classes["b"] != targets.Missing {
+		t.Errorf("found: %v", classes)
+	}
+	if lists.Load() == 0 {
+		t.Error("the watch was resumed from a version that is gone")
+	}
+}
+
 func TestWatchWithoutClusterWideRights(t *testing.T) {
 	t.Parallel()
 	c := testenv.SharedCluster(t)
