@@ -24,10 +24,10 @@ import (
 type herald struct {
 	notifier *notify.Notifier
 	targets  *targetSet
-	events   chan reconciler.Event // for Kubernetes
+	events   map[string]chan reconciler.Event // for Kubernetes, by environment: none waits for another
 }
 
-// heraldQueue is how many events wait for API servers. A full queue drops: an
+// heraldQueue is how many events wait for one API server. A full queue drops: an
 // Event in a namespace is a convenience, the ledger is the record.
 const heraldQueue = 256
 
@@ -53,7 +53,11 @@ func newHerald(cfg *config.Loaded, sec *secrets, log *slog.Logger, reg prometheu
 	if err != nil {
 		return nil, err
 	}
-	return &herald{notifier: n, targets: ts, events: make(chan reconciler.Event, heraldQueue)}, nil
+	h := &herald{notifier: n, targets: ts, events: map[string]chan reconciler.Event{}}
+	for _, e := range cfg.Environments {
+		h.events[e.Name] = make(chan reconciler.Event, heraldQueue)
+	}
+	return h, nil
 }
 
 func newReceiver(r config.Receiver, sec *secrets) (notify.Receiver, error) {
@@ -97,7 +101,7 @@ func (h *herald) tell(e reconciler.Event) {
 	}
 	if _, ok := eventReasons[e.Type]; ok {
 		select {
-		case h.events <- e:
+		case h.events[e.Environment] <- e:
 		default:
 		}
 	}
@@ -107,16 +111,18 @@ func (h *herald) tell(e reconciler.Event) {
 func (h *herald) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.notifier.Run(ctx) })
-	g.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case e := <-h.events:
-				h.emit(ctx, e)
+	for _, events := range h.events {
+		g.Go(func() error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case e := <-events:
+					h.emit(ctx, e)
+				}
 			}
-		}
-	})
+		})
+	}
 	return g.Wait()
 }
 

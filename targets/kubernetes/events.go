@@ -33,7 +33,8 @@ const (
 	// ledger.
 	quietEvents = 2
 	quietBurst  = 20
-	// Warnings wait for their turn: what they are about is to be repaired first.
+	// Warnings wait for their turn, and what comes after them too: what they are about is
+	// to be repaired first.
 	warningEvents = 10
 	warningBurst  = 10
 )
