@@ -16,14 +16,15 @@ import (
 
 // Who deploys much that is new asks about each object whether it exists, and hears that
 // it does not. After some such answers about one kind its names are listed, and for a
-// few seconds the list is asked. A create answers for itself: of an object that came
-// meanwhile it makes a stale plan.
+// few seconds the list is asked, for longer if it took long. A create answers for itself:
+// of an object that came meanwhile it makes a stale plan.
 
 const (
 	absenceMisses  = 16 // in missesFor, before the names of a kind are listed
 	missesFor      = 3 * time.Second
 	absenceFor     = 15 * time.Second // that names count, and are listed again if they were of use
-	absencePages   = 10               // of names; with more than that it is cheaper to ask
+	absenceTimes   = 50               // they count so many times as long as it took to list them, if that is longer
+	absencePages   = 60               // of names; where there are more it is asked
 	absenceRetreat = 10 * time.Minute
 	absenceWait    = time.Second
 )
@@ -40,8 +41,9 @@ type absence struct {
 	listing chan struct{} // closed when whoever lists it is done; nil: nobody does
 	misses  int           // since begun
 	begun   time.Time
-	listed  time.Time // zero: names say nothing
-	used    time.Time // when it saved a request
+	listed  time.Time     // zero: names say nothing
+	lasts   time.Duration // for how long they count since then
+	used    time.Time     // when it saved a request
 	names   map[[2]string]bool
 	never   time.Time // until when it is not tried: there are too many, or it may not be listed
 }
@@ -114,7 +116,7 @@ func (a *absence) appeared(id plan.ObjectID) {
 func (a *absence) lacks(ctx context.Context, c *Cluster, r resource, id plan.ObjectID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if time.Since(a.listed) > absenceFor && !a.renew(ctx, c, r) {
+	if time.Since(a.listed) > a.lasts && !a.renew(ctx, c, r) {
 		return false
 	}
 	if a.names == nil || a.names[[2]string{id.Namespace, id.Name}] {
@@ -142,7 +144,7 @@ func (a *absence) renew(ctx context.Context, c *Cluster, r resource) bool {
 		return false
 	}
 	a.names = nil
-	much := a.misses >= absenceMisses && now.Sub(a.begun) <= missesFor || now.Sub(a.used) <= absenceFor
+	much := a.misses >= absenceMisses && now.Sub(a.begun) <= missesFor || now.Sub(a.used) <= max(a.lasts, absenceFor)
 	if !much || now.Before(a.never) {
 		return false
 	}
@@ -157,8 +159,8 @@ func (a *absence) renew(ctx context.Context, c *Cluster, r resource) bool {
 	case errors.Is(err, errTooMany), apierrors.IsForbidden(err):
 		a.never = now.Add(absenceRetreat)
 	case err == nil:
-		a.listed, a.names = now, names
-		time.AfterFunc(2*absenceFor, a.free)
+		a.listed, a.names, a.lasts = now, names, max(absenceFor, absenceTimes*time.Since(now))
+		time.AfterFunc(2*a.lasts, a.free)
 	}
 	return err == nil
 }
@@ -167,7 +169,7 @@ func (a *absence) renew(ctx context.Context, c *Cluster, r resource) bool {
 func (a *absence) free() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if time.Since(a.listed) > absenceFor {
+	if time.Since(a.listed) > a.lasts {
 		a.names = nil
 	}
 }
