@@ -59,7 +59,11 @@ func (t *Target) carryOut(ctx context.Context, g gate.Grant, rec *targets.Receip
 		return err
 	}
 	defer written()
-	defer t.c.applying(t)()
+	ids := make([]plan.ObjectID, len(priv.changes))
+	for i, c := range priv.changes {
+		ids[i] = c.ID
+	}
+	defer t.c.applying(t, ids...)()
 
 	versions, err := t.recheck(ctx, priv)
 	if err != nil {

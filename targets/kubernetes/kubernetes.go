@@ -125,8 +125,9 @@ type Cluster struct {
 
 	mu      sync.Mutex // guards what follows, and the observation state of every Target
 	tracked map[plan.ObjectID]*tracked
-	applies int                                          // under way
-	early   map[plan.ObjectID]*unstructured.Unstructured // told of during an apply, before they are tracked
+	// early are the objects that are being applied: what was told of them before they are
+	// tracked, or nil.
+	early   map[plan.ObjectID]*unstructured.Unstructured
 	watches map[watchKey]*watch
 	pending []*watch      // watches that Run has not started yet
 	wake    chan struct{} // tells Run about pending

@@ -139,10 +139,6 @@ func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, 
 	}
 }
 
-// maxEarly bounds how many objects are kept that a watch told of before they were
-// tracked. Of what is not kept it is asked what became of it.
-const maxEarly = 256
-
 // toldOf returns what a watch has told of the object last, if that is newer than version
 // at and was kept: a controller that writes a status is often quicker than the answer to
 // the apply that it follows.
@@ -150,11 +146,13 @@ func (c *Cluster) toldOf(t *Target, id plan.ObjectID, at uint64) *unstructured.U
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	live := c.early[id]
-	delete(c.early, id)
+	if live != nil {
+		c.early[id] = nil
+	}
 	if s := t.obs.dirty[id]; s.live != nil && (live == nil || s.version > version(live)) {
 		live = s.live
 	}
-	if live == nil || version(live) <= at {
+	if live == nil || version(live) <= at && at != unordered {
 		return nil
 	}
 	return live
@@ -189,6 +187,9 @@ func (c *Cluster) covering(id plan.ObjectID) iter.Seq[*watch] {
 // newest reports whether a watch tells of the object, and has told of nothing newer
 // than version at. The caller holds mu.
 func (c *Cluster) newest(id plan.ObjectID, at uint64) bool {
+	if at == unordered {
+		return false
+	}
 	watched := false
 	for w := range c.covering(id) {
 		if w.forbidden {
@@ -323,17 +324,21 @@ func (c *Cluster) forget(t *Target) {
 
 // applying holds back findings until the returned function is called: what
 // moves meanwhile is our own doing, and judged when it is done.
-func (c *Cluster) applying(t *Target) (done func()) {
+//
+// What a watch tells of ids meanwhile is kept for when they are judged.
+func (c *Cluster) applying(t *Target, ids ...plan.ObjectID) (done func()) {
 	c.mu.Lock()
-	c.applies++
+	for _, id := range ids {
+		c.early[id] = nil
+	}
 	t.obs.busy++
 	t.obs.epoch++
 	c.mu.Unlock()
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.applies--; c.applies == 0 {
-			clear(c.early)
+		for _, id := range ids {
+			delete(c.early, id)
 		}
 		t.obs.busy--
 		t.obs.epoch++
@@ -358,7 +363,7 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	var v vitals
 	judge := false
 	if before != nil {
-		v, judge = before.vitals, !deleted && at > before.rv
+		v, judge = before.vitals, !deleted && (at > before.rv || at == unordered)
 	}
 	c.mu.Unlock()
 	same := judge && !tooWide(u) && c.same(before, id, u)
@@ -387,7 +392,7 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	if tr == nil {
 		c.ahead(id, u, deleted)
 	}
-	if tr == nil || at <= tr.rv {
+	if tr == nil || at <= tr.rv && at != unordered {
 		return
 	}
 	if deleted && w.key.kind == jobKind {
@@ -404,15 +409,16 @@ func (c *Cluster) event(w *watch, id plan.ObjectID, u *unstructured.Unstructured
 	tr.t.obs.notify()
 }
 
-// ahead keeps what is told of an object that is not tracked yet, as it may be one that is
-// being applied. The caller holds mu.
+// ahead keeps what is told of an object that is being applied and not tracked yet. The
+// caller holds mu.
 func (c *Cluster) ahead(id plan.ObjectID, u *unstructured.Unstructured, deleted bool) {
-	switch _, kept := c.early[id]; {
-	case deleted:
-		delete(c.early, id)
-	case c.applies > 0 && (kept || len(c.early) < maxEarly):
-		c.early[id] = u
+	if _, applied := c.early[id]; !applied {
+		return
 	}
+	if deleted {
+		u = nil
+	}
+	c.early[id] = u
 }
 
 // same reports whether u is, in all that matters, what is remembered: the same object,

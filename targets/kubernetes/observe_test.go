@@ -124,12 +124,30 @@ func TestToldBeforeTheAnswer(t *testing.T) {
 			w.seen[id] = 7
 			c.mu.Unlock()
 		}, dirty: true},
+		"somebody else's object of that name": {tell: func(c *Cluster, w *watch) {
+			u := object("6", "1", "1")
+			u.SetUID("another")
+			c.event(w, id, u, false)
+		}, dirty: true},
+		"made anew": {tell: func(c *Cluster, w *watch) {
+			c.event(w, id, object("6", "1", "1"), true)
+			u := object("7", "1", "1")
+			u.SetUID("another")
+			c.event(w, id, u, false)
+		}, dirty: true},
 		"a status, without an apply": {idle: true, tell: func(c *Cluster, w *watch) { c.event(w, id, object("6", "1", "1"), false) }, dirty: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tt := offline(t, nil)
-			w := &watch{c: tt.c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
+			c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil)) // whose watches do not run
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt, err := New(c, spec("shop", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &watch{c: c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
 			tt.c.mu.Lock()
 			tt.c.watches[w.key] = w
 			tt.c.mu.Unlock()
@@ -138,7 +156,7 @@ func TestToldBeforeTheAnswer(t *testing.T) {
 			}
 			done := func() {}
 			if !tc.idle {
-				done = tt.c.applying(tt)
+				done = tt.c.applying(tt, id)
 			}
 			tc.tell(tt.c, w)
 			tt.c.clean(tt, &desired{id: id}, applied, true, true)
@@ -153,5 +171,47 @@ func TestToldBeforeTheAnswer(t *testing.T) {
 			}
 			delete(tt.c.watches, w.key)
 		})
+	}
+}
+
+// Versions that are no numbers are in no order: each event is compared, and nothing is known
+// without asking.
+func TestUnorderedVersions(t *testing.T) {
+	t.Parallel()
+	object := func(rv, value string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
+			"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": rv, "labels": map[string]any{ManagedLabel: "true"},
+		}, "data": map[string]any{"a": value}}}
+	}
+	id := plan.ObjectID{Kind: "ConfigMap", Namespace: "shop", Name: "a"}
+	c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil)) // whose watches do not run
+	if err != nil {
+		t.Fatal(err)
+	}
+	tt, err := New(c, spec("shop", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watch{c: c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
+	c.mu.Lock()
+	c.watches[w.key] = w
+	c.mu.Unlock()
+	o := &desired{id: id}
+	o.after = "sha256:x"
+	c.clean(tt, o, object("12/34", "1"), true, true)
+	if c.stands(tt, o) {
+		t.Error("it is known to stand")
+	}
+	c.event(w, id, object("12/35", "1"), false)
+	c.mu.Lock()
+	if len(tt.obs.dirty) > 0 {
+		t.Error("what has not changed is looked at")
+	}
+	c.mu.Unlock()
+	c.event(w, id, object("12/36", "2"), false)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(tt.obs.dirty) == 0 {
+		t.Error("a change is overlooked")
 	}
 }

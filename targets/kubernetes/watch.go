@@ -286,12 +286,15 @@ func (w *watch) follow(ctx context.Context, at string) (string, error) {
 
 func version(u *unstructured.Unstructured) uint64 { return parseVersion(u.GetResourceVersion()) }
 
-// parseVersion reads a resourceVersion. Kubernetes orders them as decimal
-// integers; one that is not counts as newest, so that nothing is overlooked.
+// unordered is the version of what has one that is no number, as an aggregated API server
+// may give it: whether it is newer than another is not known.
+const unordered = ^uint64(0)
+
+// parseVersion reads a resourceVersion. Kubernetes orders them as decimal integers.
 func parseVersion(s string) uint64 {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
-		return ^uint64(0)
+		return unordered
 	}
 	return n
 }
