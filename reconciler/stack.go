@@ -126,6 +126,7 @@ type stack struct {
 	refusal   error            // why the newest request is not taken; the older one stands
 	asked     sources.Revision // newest revision that asks for something
 	snap      *sources.Snapshot
+	compared  compared // of snap
 	commit    verify.Evidence
 	seen      time.Time
 	span      trace.SpanContext // of the newest work on it, until its outcome is told
@@ -193,7 +194,20 @@ func (s *stack) unchanged() bool {
 	s.live.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return d != nil && !dirty && s.snap != nil && d.Key == s.Key && sameInputs(d.inputs, s.snap)
+	if d == nil || dirty || s.snap == nil || d.Key != s.Key {
+		return false
+	}
+	if s.compared.with != d || s.compared.snap != s.snap { // neither ever changes
+		s.compared = compared{with: d, snap: s.snap, same: sameInputs(d.inputs, s.snap)}
+	}
+	return s.compared.same
+}
+
+// compared is what came of comparing the inputs of a deployment with a snapshot.
+type compared struct {
+	with *deployment
+	snap *sources.Snapshot
+	same bool
 }
 
 // begin notes that something is about to be written: until it stands, nothing

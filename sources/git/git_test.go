@@ -528,3 +528,22 @@ func FuzzParseURL(f *testing.F) {
 		}
 	})
 }
+
+// A folder sorts as if its name ended in a slash, and is found by its name.
+func TestFindInTree(t *testing.T) {
+	t.Parallel()
+	var raw []byte
+	for _, e := range []string{"100644 a", "100644 a-b", "40000 a0", "100644 a1", "40000 b", "100644 b0", "40000 c"} {
+		raw = append(append(raw, e...), 0)
+		raw = append(raw, make([]byte, 20)...)
+	}
+	tr, err := parseTree(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]mode{"a": modeFile, "a-b": modeFile, "a0": modeTree, "a1": modeFile, "b": modeTree, "b0": modeFile, "c": modeTree, "": "", "a/": "", "b/": "", "b/x": "", "d": "", "A": ""} {
+		if e, ok := tr.find(name); ok != (want != "") || e.mode != want || ok && e.name != name {
+			t.Errorf("%q: %+v, %t", name, e, ok)
+		}
+	}
+}

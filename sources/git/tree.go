@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ var errTooDeep = invalid("flatten the folders", "folders are nested more than %d
 
 type entry struct {
 	name string
+	key  string // what it is sorted by: of a folder its name with a slash
 	mode mode
 	id   plumbing.Hash
 }
@@ -44,11 +46,12 @@ type entry struct {
 // tree is one folder, its entries in Git's order.
 type tree struct{ entries []entry }
 
-// find returns the entry called name.
+// find returns the entry called name. A folder stands where its name with a slash would.
 func (t *tree) find(name string) (entry, bool) {
-	for _, e := range t.entries {
-		if e.name == name {
-			return e, true
+	for _, key := range []string{name, name + "/"} {
+		i, ok := slices.BinarySearchFunc(t.entries, key, func(e entry, key string) int { return cmp.Compare(e.key, key) })
+		if ok && t.entries[i].name == name {
+			return t.entries[i], true
 		}
 	}
 	return entry{}, false
@@ -79,14 +82,13 @@ func parseTree(raw []byte) (*tree, error) {
 		if err := checkName(name); err != nil {
 			return nil, err
 		}
-		key := name
-		if e.mode == modeTree {
-			key += "/" // base_name_compare: a folder sorts as if its name ended in a slash
+		if e.key = name; e.mode == modeTree {
+			e.key += "/" // base_name_compare: a folder sorts as if its name ended in a slash
 		}
-		if seen[name] || key <= last {
+		if seen[name] || e.key <= last {
 			return nil, fmt.Errorf("entry %q is repeated or out of order", clip(name))
 		}
-		seen[name], last = true, key
+		seen[name], last = true, e.key
 		t.entries = append(t.entries, e)
 		raw = rest[20:]
 	}
