@@ -37,6 +37,11 @@ const (
 	// to be repaired first.
 	warningEvents = 10
 	warningBurst  = 10
+	// So many warnings are about one stack in a second, and at once: the rest is left to the
+	// ledger, so that who can make one stack drift keeps nobody else's from being told.
+	stackEvents = 2
+	stackBurst  = 5
+	maxStacks   = 4096 // that are remembered
 )
 
 // Event is something that happened to a stack, for whoever looks at its
@@ -57,20 +62,39 @@ type recorder struct {
 	once       sync.Once
 	quiet      *rate.Limiter // of what is no warning
 	warnings   *rate.Limiter
+	mu         sync.Mutex               // guards what follows
+	stacks     map[string]*rate.Limiter // warnings, by stack
 	correlator *record.EventCorrelator
 	refused    sync.Map // verbs that were logged as forbidden
 }
 
-func (r *recorder) correlate(e *corev1.Event) (*record.EventCorrelateResult, error) {
+func (r *recorder) correlate(stack string, e *corev1.Event) (*record.EventCorrelateResult, error) {
 	r.once.Do(func() {
 		r.correlator = record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{})
 		r.quiet = rate.NewLimiter(quietEvents, quietBurst)
 		r.warnings = rate.NewLimiter(warningEvents, warningBurst)
 	})
-	if e.Type != corev1.EventTypeWarning && !r.quiet.Allow() {
+	allowed := r.quiet
+	if e.Type == corev1.EventTypeWarning {
+		allowed = r.ofStack(stack)
+	}
+	if !allowed.Allow() {
 		return &record.EventCorrelateResult{Skip: true}, nil
 	}
 	return r.correlator.EventCorrelate(e)
+}
+
+// ofStack returns what bounds the warnings about one stack.
+func (r *recorder) ofStack(stack string) *rate.Limiter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stacks == nil || len(r.stacks) >= maxStacks && r.stacks[stack] == nil {
+		r.stacks = map[string]*rate.Limiter{}
+	}
+	if r.stacks[stack] == nil {
+		r.stacks[stack] = rate.NewLimiter(stackEvents, stackBurst)
+	}
+	return r.stacks[stack]
 }
 
 var eventResource = corev1.SchemeGroupVersion.WithResource("events")
@@ -83,7 +107,7 @@ func (c *Cluster) Emit(ctx context.Context, e Event) {
 	if event.Namespace == "" || event.Namespace == c.cfg.Namespace {
 		return
 	}
-	result, err := c.events.correlate(event)
+	result, err := c.events.correlate(e.Stack, event)
 	if err != nil || result.Skip || e.Warning && c.events.warnings.Wait(ctx) != nil {
 		return
 	}

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +124,38 @@ func TestEmitRefused(t *testing.T) {
 	offline(t, nil).c.Emit(ctx, Event{Namespace: ns, Stack: "shop", Reason: "Applied", Note: "nobody is there"})
 	if took := time.Since(start); took > 2*eventTime {
 		t.Errorf("an unreachable server took %s", took)
+	}
+}
+
+// Who makes one stack drift all the time keeps nobody else's warnings from being written.
+func TestWarningsOfOneStack(t *testing.T) {
+	t.Parallel()
+	var r recorder
+	written := func(stack string, n int) int {
+		count := 0
+		for i := range n {
+			name := fmt.Sprint(stack, i)
+			result, err := r.correlate(stack, &corev1.Event{Type: corev1.EventTypeWarning, Reason: "Drift", Message: name,
+				InvolvedObject: corev1.ObjectReference{Kind: "ConfigMap", Namespace: stack, Name: name}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !result.Skip {
+				count++
+			}
+		}
+		return count
+	}
+	if n := written("loud", 1000); n < stackBurst || n > stackBurst+10 {
+		t.Errorf("%d warnings about one stack at once", n)
+	}
+	if n := written("quiet", 3); n != 3 {
+		t.Errorf("%d of 3 warnings about another", n)
+	}
+	for i := range maxStacks {
+		written(fmt.Sprint("stack-", i), 1)
+	}
+	if len(r.stacks) > maxStacks {
+		t.Errorf("%d stacks are remembered", len(r.stacks))
 	}
 }
