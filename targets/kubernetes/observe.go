@@ -113,8 +113,10 @@ func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, 
 		tr.state, tr.full = c.fullState(live), true
 	}
 	tr.vitals = t.vitals(live, vitals{})
-	if newer := c.toldOf(t, id, tr.rv); newer != nil && !tooWide(newer) && c.same(tr, id, newer) {
+	newer := c.toldOf(t, id, tr.rv)
+	if newer != nil && !tooWide(newer) && c.same(tr, id, newer) {
 		tr.rv, tr.vitals = version(newer), t.vitals(newer, tr.vitals)
+		newer = nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,11 +133,15 @@ func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, 
 	}
 	c.tracked[id] = tr
 	delete(t.obs.found, id)
-	if was, dirty := t.obs.dirty[id]; dirty && was.version <= tr.rv {
+	if was, dirty := t.obs.dirty[id]; dirty && was.version <= tr.rv && tr.rv != unordered {
 		delete(t.obs.dirty, id)
 	}
 	if live.GetLabels()[ManagedLabel] == "true" {
 		c.overtaken(t, id, tr.rv)
+	}
+	if newer != nil {
+		t.obs.mark(id, version(newer), newer)
+		t.obs.notify()
 	}
 }
 

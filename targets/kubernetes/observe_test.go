@@ -10,6 +10,20 @@ import (
 	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
+// unwatched returns a target of a cluster whose watches do not run.
+func unwatched(t *testing.T) *Target {
+	t.Helper()
+	c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tt, err := New(c, spec("shop", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tt
+}
+
 // What a watch tells between a look at an object and the end of the judgement is
 // not lost, whatever it is.
 func TestEventsBeforeTheJudgementEnds(t *testing.T) {
@@ -42,14 +56,7 @@ func TestEventsBeforeTheJudgementEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil)) // whose watches do not run
-			if err != nil {
-				t.Fatal(err)
-			}
-			tt, err := New(c, spec("shop", nil))
-			if err != nil {
-				t.Fatal(err)
-			}
+			tt := unwatched(t)
 			w := &watch{c: tt.c, key: watchKey{kind: kind}, seen: map[plan.ObjectID]uint64{}}
 			tc.tell(tt.c, w)
 			tt.c.mu.Lock()
@@ -139,15 +146,8 @@ func TestToldBeforeTheAnswer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil)) // whose watches do not run
-			if err != nil {
-				t.Fatal(err)
-			}
-			tt, err := New(c, spec("shop", nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := &watch{c: c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
+			tt := unwatched(t)
+			w := &watch{c: tt.c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
 			tt.c.mu.Lock()
 			tt.c.watches[w.key] = w
 			tt.c.mu.Unlock()
@@ -184,14 +184,8 @@ func TestUnorderedVersions(t *testing.T) {
 		}, "data": map[string]any{"a": value}}}
 	}
 	id := plan.ObjectID{Kind: "ConfigMap", Namespace: "shop", Name: "a"}
-	c, err := NewCluster(clusterConfig(t, &rest.Config{Host: "http://127.0.0.1:1"}, nil)) // whose watches do not run
-	if err != nil {
-		t.Fatal(err)
-	}
-	tt, err := New(c, spec("shop", nil))
-	if err != nil {
-		t.Fatal(err)
-	}
+	tt := unwatched(t)
+	c := tt.c
 	w := &watch{c: c, key: watchKey{kind: schema.GroupKind{Kind: "ConfigMap"}}, seen: map[plan.ObjectID]uint64{}, at: 4}
 	c.mu.Lock()
 	c.watches[w.key] = w
@@ -209,9 +203,23 @@ func TestUnorderedVersions(t *testing.T) {
 	}
 	c.mu.Unlock()
 	c.event(w, id, object("12/36", "2"), false)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(tt.obs.dirty) == 0 {
+	dirty := func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(tt.obs.dirty) > 0
+	}
+	if !dirty() {
 		t.Error("a change is overlooked")
+	}
+	c.clean(tt, o, object("12/35", "1"), true, true)
+	if !dirty() {
+		t.Error("a change is forgotten that was told of while the object was judged")
+	}
+	c.untrack(tt, id)
+	defer c.applying(tt, id)()
+	c.event(w, id, object("12/37", "2"), false)
+	c.clean(tt, o, object("12/36", "1"), true, true)
+	if !dirty() {
+		t.Error("a change is overlooked that was told of before the answer to an apply")
 	}
 }
