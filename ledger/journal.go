@@ -106,11 +106,7 @@ func (j *journal) add(docs map[digest.Digest][]byte) error {
 // begin begins an empty journal. What a broken one holds is written again before.
 func (j *journal) begin() error {
 	if j.broken {
-		left, err := j.each(context.Background(), io.NewSectionReader(j.file, 0, j.size), j.store.rewrite)
-		if err == nil && left > 0 {
-			err = errDamaged
-		}
-		if err != nil {
+		if err := j.all(context.Background(), io.NewSectionReader(j.file, 0, j.size), j.store.rewrite); err != nil {
 			return err
 		}
 		_ = j.file.Close() // nothing depends on it any more
@@ -205,13 +201,8 @@ func (j *journal) settle(ctx context.Context) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	left := 0
 	if err == nil {
-		left, err = j.each(ctx, f, put)
-		err = errors.Join(err, f.Close())
-	}
-	if err == nil && left > 0 { // what is in memory was compared by nobody
-		err = errDamaged
+		err = errors.Join(j.all(ctx, f, put), f.Close())
 	}
 	if err == nil {
 		err = os.Remove(j.old())
@@ -230,7 +221,7 @@ var (
 
 // replay writes again what journals hold that were left behind, and removes them. What a
 // crash cut off was never said to be durable; a journal with more than that behind a record
-// that cannot be read is kept under another name.
+// that cannot be read is kept under another name. The caller syncs the folder.
 func (j *journal) replay() error {
 	for _, name := range []string{j.old(), j.path()} {
 		f, err := os.Open(name)
@@ -253,7 +244,17 @@ func (j *journal) replay() error {
 			return err
 		}
 	}
-	return durable.Sync(j.dir())
+	return nil
+}
+
+// all calls put for each body of a journal that this process wrote: any damage is an error,
+// since what is in memory was compared by nobody.
+func (j *journal) all(ctx context.Context, r io.Reader, put func(digest.Digest, []byte) error) error {
+	left, err := j.each(ctx, r, put)
+	if err == nil && left > 0 {
+		err = errDamaged
+	}
+	return err
 }
 
 // each calls put for each body of a journal, and syncs their folders. It goes over a body
