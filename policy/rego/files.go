@@ -212,6 +212,9 @@ type declared struct {
 // another one, by an exception for instance: a package that is the other's, within it or
 // around it, and data where the other has a package.
 func (s *fileSet) refuseShared(cfg Config, modules map[string]*ast.Module) error {
+	if !slices.ContainsFunc(s.files, func(f file) bool { return f.own }) {
+		return nil
+	}
 	packages, documents, err := s.declared(modules)
 	if err != nil {
 		return err
