@@ -432,6 +432,10 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		if uerr != nil && (moved(err) || errors.Is(uerr, targets.ErrStale)) {
 			return uerr
 		}
+		if !moved(err) && c.foretold { // the server has more to say: it is asked before the next attempt
+			t.c.misjudged(t, c.ID)
+			return stale(c.ID, "it cannot be brought back as it was foretold: "+err.Error())
+		}
 		if !moved(err) { // invalid, and it is still what was judged
 			return t.c.apiError(opApply, c.ID, err)
 		}

@@ -162,13 +162,18 @@ func content(m map[string]any) map[string]any {
 
 // entry returns our manager's apply entry in u's managed fields, or nil.
 func (c *Cluster) entry(u *unstructured.Unstructured) map[string]any {
+	fields, _ := c.ourEntry(u)["fieldsV1"].(map[string]any)
+	return fields
+}
+
+// ourEntry is entry with who, when and how.
+func (c *Cluster) ourEntry(u *unstructured.Unstructured) map[string]any {
 	list, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
 	entries, _ := list.([]any)
 	for _, e := range entries {
 		m, _ := e.(map[string]any)
 		if m["manager"] == c.cfg.FieldManager && m["operation"] == string(metav1.ManagedFieldsOperationApply) && m["subresource"] == nil {
-			fields, _ := m["fieldsV1"].(map[string]any)
-			return fields
+			return m
 		}
 	}
 	return nil

@@ -685,12 +685,17 @@ func (a additions) differences(was map[string]any) []difference {
 // override is for a live object that others changed so that neither our apply
 // nor a removal alone makes a valid one, such as a value beside a valueFrom, or
 // another handler in a probe. It returns the patch that does both at once, and
-// what it leads to by a dry run. When there is nothing foreign, or the patch is
-// invalid too, the error is cause.
+// what it leads to by a dry run. What the server says may not stand beside what is
+// declared, such as rollingUpdate beside Recreate, goes too. When there is nothing of
+// either, or the patch is invalid too, the error is cause.
 func (t *Target) override(ctx context.Context, o *desired, res resource, live *unstructured.Unstructured, cause error) (*unstructured.Unstructured, []operation, error) {
 	goal, foreign, err := t.goal(o, live)
-	if err != nil || !foreign {
+	barred := barredBeside(o, live, cause)
+	if err != nil || !foreign && len(barred) == 0 {
 		return nil, nil, cause
+	}
+	for _, tokens := range barred {
+		without(goal, tokens)
 	}
 	ops := edits(compare("", content(live.Object), content(goal), nil))
 	after, err := t.as.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
@@ -701,6 +706,29 @@ func (t *Target) override(ctx context.Context, o *desired, res resource, live *u
 		return nil, nil, cause
 	}
 	return after, ops, nil
+}
+
+// barredBeside returns the fields that cause says are forbidden, where live has them and o
+// does not declare them.
+func barredBeside(o *desired, live *unstructured.Unstructured, cause error) [][]string {
+	var m *masked
+	var status apierrors.APIStatus
+	if !errors.As(cause, &m) || !errors.As(m.err, &status) || status.Status().Details == nil {
+		return nil
+	}
+	var out [][]string
+	for _, c := range status.Status().Details.Causes {
+		if c.Type != metav1.CauseTypeForbidden {
+			continue
+		}
+		tokens := strings.FieldsFunc(c.Field, func(r rune) bool { return strings.ContainsRune(".[]", r) })
+		at := pointerOf(tokens)
+		_, there := valueAt(live.Object, at)
+		if _, declared := valueAt(o.u.Object, at); there && !declared && len(tokens) > 0 && tokens[0] != "metadata" {
+			out = append(out, tokens)
+		}
+	}
+	return out
 }
 
 // goal returns live with what is declared and without what is foreign, and

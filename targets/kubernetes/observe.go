@@ -31,6 +31,11 @@ type tracked struct {
 	// empty: it is not, or that is being looked at.
 	want  digest.Digest
 	until time.Time // until when want counts
+	// after is the digest of what was declared when the object was as it should be, with
+	// the state below; empty: the state is that of a finding, and good is what was
+	// remembered when the object was as it should be, if it was.
+	after digest.Digest
+	good  *tracked
 	// state is the digest of the values under our field set or, if full, of
 	// everything but the status: for an object whose fields we do not all own.
 	state [32]byte
@@ -104,7 +109,7 @@ const knownFor = 24 * time.Hour
 // makes it something else: what is yielded may be ours again by time alone.
 func (c *Cluster) clean(t *Target, o *desired, live *unstructured.Unstructured, complete, settled bool) {
 	id := o.id
-	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), foreign: c.foreignState(id, live)}
+	tr := &tracked{t: t, uid: string(live.GetUID()), rv: version(live), after: o.after, foreign: c.foreignState(id, live)}
 	if settled && live.GetLabels()[ManagedLabel] == "true" { // others are not watched
 		tr.want, tr.until = o.after, time.Now().Add(knownFor/2+rand.N(knownFor/2)) //nolint:gosec // spreads them
 	}
@@ -289,8 +294,36 @@ func (c *Cluster) drifted(t *Target, ch change) {
 	if old := c.tracked[ch.ID]; old != nil && old.t == t {
 		tr.rv, tr.cutOff = max(tr.rv, old.rv), old.cutOff
 		tr.vitals = old.vitals
+		if tr.good = old.good; old.after != "" {
+			tr.good = old
+		}
 	}
 	c.tracked[ch.ID] = tr
+}
+
+// asItShould returns what is remembered of an object of t as it was when it was as it should
+// be, or nil.
+func (c *Cluster) asItShould(t *Target, id plan.ObjectID) *tracked {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tr := c.tracked[id]
+	switch {
+	case tr == nil || tr.t != t:
+		return nil
+	case tr.after == "":
+		return tr.good
+	}
+	return tr
+}
+
+// misjudged forgets how an object was when it was as it should be: what that foretold did
+// not come true.
+func (c *Cluster) misjudged(t *Target, id plan.ObjectID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if tr := c.tracked[id]; tr != nil && tr.t == t {
+		tr.after, tr.good = "", nil
+	}
 }
 
 // doubt has the object looked at again: what was just written is not all there is to say.

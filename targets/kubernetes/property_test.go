@@ -365,7 +365,7 @@ func TestComparisonAgainstTheServer(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	tt, objects := propertyWorld(t, r)
-	c, edits, drifted, spare := tt.c, 0, 0, 0
+	c, edits, drifted, spare, foretold := tt.c, 0, 0, 0, 0
 	want := cases(t, 250)
 	for tries := 0; edits < want && tries < 20*want; tries++ {
 		p := objects[r.IntN(len(objects))]
@@ -380,7 +380,8 @@ func TestComparisonAgainstTheServer(t *testing.T) {
 			continue
 		}
 		edits++
-		live, differs := p.oracle(t, tt)
+		live, after := p.oracle(t, tt)
+		differs := after == nil || p.differs(tt, live, after)
 		candidate := live == nil || !c.same(tr, p.o.id, live)
 		switch {
 		case differs && !candidate:
@@ -390,17 +391,44 @@ func TestComparisonAgainstTheServer(t *testing.T) {
 		case candidate:
 			spare++
 		}
+		if live != nil {
+			if ch := tt.certain(p.o, p.res, live, true); ch != nil {
+				foretold++
+				p.sameChange(t, tt, ch, live, after, what)
+			}
+		}
 		p.restore(t, tt)
 	}
-	t.Logf("%d edits, of which %d would change by an apply, and %d cost a question in vain", edits, drifted, spare)
-	if edits < want || drifted < want/4 {
-		t.Errorf("%d edits, %d of them drift: this shows little", edits, drifted)
+	t.Logf("%d edits, of which %d would change by an apply, %d of them foretold, and %d cost a question in vain", edits, drifted, foretold, spare)
+	if edits < want || drifted < want/4 || foretold < drifted/8 {
+		t.Errorf("%d edits, %d of them drift, %d foretold: this shows little", edits, drifted, foretold)
 	}
 }
 
-// oracle returns the live object, and whether a forced apply would change it. Both are
-// about one version: controllers go on working.
-func (p *property) oracle(t testing.TB, tt *Target) (live *unstructured.Unstructured, differs bool) {
+// sameChange compares a change that was foretold with what the server says.
+func (p *property) sameChange(t testing.TB, tt *Target, ch *change, live, after *unstructured.Unstructured, what string) {
+	t.Helper()
+	if after == nil {
+		t.Errorf("%s: foretold, and the server refuses it, after%s", p.o.id, what)
+		return
+	}
+	var want []string
+	for _, d := range compare("", tt.masked(content(live.Object)), tt.masked(content(after.Object)), nil) {
+		want = append(want, d.pointer)
+	}
+	if !slices.Equal(ch.pointers, want) {
+		t.Errorf("%s: foretold %v, the server says %v, after%s", p.o.id, ch.pointers, want, what)
+	}
+}
+
+func (p *property) differs(tt *Target, live, after *unstructured.Unstructured) bool {
+	return !equalJSON(content(live.Object), content(after.Object)) || tt.c.fieldSet(live) != tt.c.fieldSet(after)
+}
+
+// oracle returns the live object, and what a forced apply would make of it: nil if the
+// server refuses it, which is drift all the same. Both are about one version: controllers
+// go on working.
+func (p *property) oracle(t testing.TB, tt *Target) (live, after *unstructured.Unstructured) {
 	t.Helper()
 	for range 20 {
 		live, err := tt.c.self.get(t.Context(), p.res, p.o.id)
@@ -408,17 +436,19 @@ func (p *property) oracle(t testing.TB, tt *Target) (live *unstructured.Unstruct
 			t.Fatal(err)
 		}
 		if live == nil {
-			return nil, true
+			return nil, nil
 		}
 		after, err := tt.c.self.apply(t.Context(), p.res, with(p.o.u, map[string]any{"resourceVersion": live.GetResourceVersion()}), true)
 		if apierrors.IsConflict(err) {
 			continue
 		}
-		// What the server cannot bring back in place is drift all the same.
-		return live, err != nil || !equalJSON(content(live.Object), content(after.Object)) || tt.c.fieldSet(live) != tt.c.fieldSet(after)
+		if err != nil {
+			return live, nil
+		}
+		return live, after
 	}
 	t.Fatalf("%s is written all the time", p.o.id)
-	return nil, false
+	return nil, nil
 }
 
 // restore brings the object back, and remembers it as the daemon would.

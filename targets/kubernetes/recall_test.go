@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/policy/gate"
 	"github.com/holdfast-dev/holdfast/targets"
@@ -172,8 +174,15 @@ func TestRepairAsksOnce(t *testing.T) {
 	if err := repair(next(t, found)); err != nil {
 		t.Fatal(err)
 	}
-	if got := asked.take(); got != "dry PATCH, PATCH" {
+	if got := asked.take(); got != "PATCH" {
 		t.Errorf("an edit: asked %s", got)
+	}
+	edit(t, d, "x", "configmaps", ns, "a", `{"data":{"more":"2"}}`)
+	if err := repair(next(t, found)); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked.take(); got != "dry PATCH, dry PATCH, PATCH" {
+		t.Errorf("an addition, of which only the server can say whether it stays away: asked %s", got)
 	}
 	if err := d.Resource(gvrs["configmaps"]).Namespace(ns).Delete(t.Context(), "b", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -206,6 +215,54 @@ func TestRepairAsksOnce(t *testing.T) {
 	}
 	if _, err = tt.Plan(t.Context(), r, id); err != nil || asked.take() != "GET, dry PATCH" {
 		t.Errorf("the second time: %v", err)
+	}
+}
+
+// Where the server refuses what was foretold, the change is stale, and the next plan asks.
+func TestForetoldAndRefused(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	cr, crd, name := customResource(ns)
+	t.Cleanup(func() {
+		_ = d.Resource(crdGVR).Delete(context.Background(), name, metav1.DeleteOptions{})
+	})
+	crd = strings.Replace(crd, "type: object, x-kubernetes-preserve-unknown-fields: true", `type: object, properties: {spec: {type: object,
+    properties: {size: {type: integer}, share: {type: integer}}, x-kubernetes-validations: [{rule: "!has(self.size) || !has(self.share)"}]}}`, 1)
+	var asked requests
+	tt := target(t, asked.of(c.Config), ns, nil, func(s *Spec) { s.Allow.Kinds = []string{"*", crdKind.String()} })
+	declareNone(tt, cr)
+	r := deploy(t, tt, map[string]string{"a.yaml": cr, "b.yaml": crd})
+	found := observe(t, tt, r)
+	until(t, func() bool { return standing(t, tt, r) })
+	objects := d.Resource(schema.GroupVersionResource{Group: "test.holdfast.example", Version: "v1", Resource: strings.TrimSuffix(name, ".test.holdfast.example")}).Namespace(ns)
+	patch := func(p string) {
+		t.Helper()
+		if _, err := objects.Patch(t.Context(), "one", types.MergePatchType, []byte(p), metav1.PatchOptions{FieldManager: "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked.take()
+	patch(`{"spec":{"size":null,"share":7}}`)
+	f := next(t, found)
+	p, err := tt.Plan(t.Context(), r, f.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := asked.take(); got != "" {
+		t.Errorf("it was not foretold: asked %s", got)
+	}
+	if _, err := tt.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); !errors.Is(err, targets.ErrStale) {
+		t.Errorf("refused: %v", err)
+	}
+	if _, err := tt.Plan(t.Context(), r, f.ID); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("what the server refuses: %v", err)
+	}
+	asked.take()
+	patch(`{"spec":{"share":8}}`)
+	next(t, found)
+	if got := asked.take(); got != "dry PATCH" {
+		t.Errorf("what did not come true is foretold again: asked %s", got)
 	}
 }
 
