@@ -432,9 +432,9 @@ func (w *writer) write(ctx context.Context, c *change, at string) error {
 		if uerr != nil && (moved(err) || errors.Is(uerr, targets.ErrStale)) {
 			return uerr
 		}
-		if !moved(err) && c.foretold { // the server has more to say: it is asked before the next attempt
+		if !moved(err) && c.foretold != nil { // the server has more to say: it is asked before the next attempt
 			t.c.misjudged(t, c.ID)
-			return stale(c.ID, "it cannot be brought back as it was foretold: "+err.Error())
+			return stale(c.ID, "it cannot be brought back as it was foretold: "+t.c.apiError(opApply, c.ID, err).Error())
 		}
 		if !moved(err) { // invalid, and it is still what was judged
 			return t.c.apiError(opApply, c.ID, err)
@@ -491,7 +491,7 @@ func (t *Target) settle(c *change, live *unstructured.Unstructured) error {
 			"%s: the image at %s was not declared and is added again whenever it is removed", c.ID, c.returning[0])
 	}
 	left, err := t.c.foreign(c.obj, live, t.c.entry(live))
-	if err != nil || len(left) > 0 {
+	if err != nil || len(left) > 0 || c.foretold != nil && !t.c.same(c.foretold, c.ID, live) {
 		t.c.doubt(t, c.ID)
 		return nil
 	}

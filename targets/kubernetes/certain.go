@@ -6,20 +6,22 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/holdfast-dev/holdfast/targets/plan"
 )
 
 // certain returns the change that makes live what o declares, or nil where only the
 // server can tell it. What differs is put back in a copy of live, in the values and in our
 // field set: if that copy is what is remembered of the object when it was as it should be,
-// by the digests of both, an apply leads there, and a dry run would say nothing else. What
-// the server writes otherwise than it is declared, and lists that others reordered, are
-// never certain.
-func (t *Target) certain(o *desired, res resource, live *unstructured.Unstructured, owned bool) *change {
-	good := t.c.asItShould(t, o.id)
-	if good == nil || good.after != o.after || tooWide(live) {
+// by the digests of both, an apply leads there, and a dry run would say nothing else of what
+// is declared. What the server writes otherwise than it is declared, and lists that others
+// reordered, are never certain. A stack that acts as an account is told what that may see.
+func (t *Target) certain(o *desired, res resource, live *unstructured.Unstructured, owned map[plan.ObjectID]bool) *change {
+	good := t.c.asDeclared(t, o)
+	if good == nil || t.as != t.c.self || tooWide(live) {
 		return nil
 	}
-	if reason, err := t.ownership(o, live, owned); err != nil || reason != "" || len(t.takes(live)) > 0 || len(t.yields(o, live)) > 0 {
+	if reason, err := t.ownership(o, live, owned[o.id]); err != nil || reason != "" || len(t.takes(live)) > 0 || len(t.yields(o, live)) > 0 {
 		return nil
 	}
 	after := t.c.putBack(o, live)
@@ -39,7 +41,7 @@ func (t *Target) certain(o *desired, res resource, live *unstructured.Unstructur
 	for _, d := range ds {
 		c.pointers = append(c.pointers, d.pointer)
 	}
-	c.Before, c.foretold = t.before(live, c.pointers), true
+	c.Before, c.foretold = t.before(live, c.pointers), good
 	return c
 }
 
@@ -47,7 +49,7 @@ func (t *Target) certain(o *desired, res resource, live *unstructured.Unstructur
 // where that takes the server.
 func (c *Cluster) putBack(o *desired, live *unstructured.Unstructured) *unstructured.Unstructured {
 	set := c.entry(live)
-	if set == nil {
+	if set == nil || c.ourEntry(live)["apiVersion"] != o.u.GetAPIVersion() {
 		return nil
 	}
 	after := live.DeepCopy()
@@ -79,6 +81,9 @@ func replenish(declared, live, set map[string]any, depth int) bool {
 		have, there := live[k]
 		if there && equalJSON(have, want) && set["f:"+k] != nil {
 			continue
+		}
+		if more, _ := have.(map[string]any); len(more) > 0 && (want == nil || equalJSON(want, map[string]any{})) {
+			return false // an apply leaves what is in it
 		}
 		switch want := want.(type) {
 		case map[string]any:
@@ -122,9 +127,17 @@ func replenishList(declared []any, have any, set map[string]any, depth int) bool
 	for i := range declared {
 		want, _ := declared[i].(map[string]any)
 		next, _ := live[i].(map[string]any)
-		key, _ := keyIn(set, live[i])
+		key, names := keyIn(set, live[i])
 		sub, _ := set[key].(map[string]any)
-		if want == nil || !strings.HasPrefix(key, "k:") || !replenish(want, next, sub, depth+1) {
+		if want == nil || next == nil || sub == nil || !strings.HasPrefix(key, "k:") {
+			return false
+		}
+		for _, n := range names {
+			if v, ok := want[n]; ok && !equalJSON(v, next[n]) {
+				return false
+			}
+		}
+		if !replenish(want, next, sub, depth+1) {
 			return false
 		}
 	}

@@ -231,6 +231,7 @@ func (c *Cluster) stir(groups map[string]bool) (n int) {
 	defer c.mu.Unlock()
 	for id, tr := range c.tracked {
 		if groups == nil || groups[groupKind(id.Kind).Group] {
+			tr.after, tr.good = "", nil // the server may make something else of it now
 			tr.t.obs.mark(id, 0, nil)
 			tr.t.obs.notify()
 			n++

@@ -392,10 +392,34 @@ func (c *Cluster) foreignState(id plan.ObjectID, u *unstructured.Unstructured) [
 // foreign returns what nobody declared or allowed in u, which is live or as
 // our apply would leave it, and whose field set of ours is ours.
 func (c *Cluster) foreign(o *desired, u *unstructured.Unstructured, ours map[string]any) ([]place, error) {
+	ours = openEmpty(ours, o.u.Object, u.Object)
 	found := c.undeclared(o.id, u, ours, func(p place) bool {
 		return usual(o.id, u, p) || slices.ContainsFunc(c.cfg.Injectors, func(in Injector) bool { return in.covers(o.id, p) })
 	})
 	return c.foreignImages(o, u, ours, found)
+}
+
+// openEmpty returns set with the maps that are declared empty, and are not so in live, as
+// maps of which we own no field: what stands in them is not ours, whether somebody says
+// that it is theirs or nobody.
+func openEmpty(set map[string]any, declared, live any) map[string]any {
+	out := maps.Clone(set)
+	for k, sub := range set {
+		want, _, declares := step(declared, k)
+		have, _, there := step(live, k)
+		next, _ := sub.(map[string]any)
+		if k == "." || !declares || !there {
+			continue
+		}
+		empty, isMap := want.(map[string]any)
+		more, _ := have.(map[string]any)
+		if len(next) > 0 {
+			out[k] = openEmpty(next, want, have)
+		} else if isMap && len(empty) == 0 && len(more) > 0 {
+			out[k] = map[string]any{".": map[string]any{}}
+		}
+	}
+	return out
 }
 
 // foreignImages adds to found the images in u that are not among the desired
@@ -685,17 +709,12 @@ func (a additions) differences(was map[string]any) []difference {
 // override is for a live object that others changed so that neither our apply
 // nor a removal alone makes a valid one, such as a value beside a valueFrom, or
 // another handler in a probe. It returns the patch that does both at once, and
-// what it leads to by a dry run. What the server says may not stand beside what is
-// declared, such as rollingUpdate beside Recreate, goes too. When there is nothing of
-// either, or the patch is invalid too, the error is cause.
+// what it leads to by a dry run. When there is nothing foreign, or the patch is
+// invalid too, the error is cause.
 func (t *Target) override(ctx context.Context, o *desired, res resource, live *unstructured.Unstructured, cause error) (*unstructured.Unstructured, []operation, error) {
 	goal, foreign, err := t.goal(o, live)
-	barred := barredBeside(o, live, cause)
-	if err != nil || !foreign && len(barred) == 0 {
+	if err != nil || !foreign {
 		return nil, nil, cause
-	}
-	for _, tokens := range barred {
-		without(goal, tokens)
 	}
 	ops := edits(compare("", content(live.Object), content(goal), nil))
 	after, err := t.as.patch(ctx, res, o.id, string(live.GetUID()), live.GetResourceVersion(), ops, true)
@@ -706,29 +725,6 @@ func (t *Target) override(ctx context.Context, o *desired, res resource, live *u
 		return nil, nil, cause
 	}
 	return after, ops, nil
-}
-
-// barredBeside returns the fields that cause says are forbidden, where live has them and o
-// does not declare them.
-func barredBeside(o *desired, live *unstructured.Unstructured, cause error) [][]string {
-	var m *masked
-	var status apierrors.APIStatus
-	if !errors.As(cause, &m) || !errors.As(m.err, &status) || status.Status().Details == nil {
-		return nil
-	}
-	var out [][]string
-	for _, c := range status.Status().Details.Causes {
-		if c.Type != metav1.CauseTypeForbidden {
-			continue
-		}
-		tokens := strings.FieldsFunc(c.Field, func(r rune) bool { return strings.ContainsRune(".[]", r) })
-		at := pointerOf(tokens)
-		_, there := valueAt(live.Object, at)
-		if _, declared := valueAt(o.u.Object, at); there && !declared && len(tokens) > 0 && tokens[0] != "metadata" {
-			out = append(out, tokens)
-		}
-	}
-	return out
 }
 
 // goal returns live with what is declared and without what is foreign, and

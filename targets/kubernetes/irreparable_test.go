@@ -10,7 +10,6 @@ import (
 
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/targets"
-	"github.com/holdfast-dev/holdfast/targets/targetstest"
 )
 
 // What the server refuses to bring back is drift all the same, with what was
@@ -55,26 +54,5 @@ func TestDriftBeyondRepair(t *testing.T) {
 	// There is no plan for it, and whoever asks learns why.
 	if _, err := tt.Plan(t.Context(), r); err == nil || !strings.Contains(err.Error(), "immutable") {
 		t.Errorf("Plan = %v", err)
-	}
-}
-
-// What may not stand beside what is declared goes with the edit that brought it.
-func TestBarredBeside(t *testing.T) {
-	t.Parallel()
-	c := testenv.SharedCluster(t)
-	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
-	tt := target(t, c.Config, ns, nil, nil)
-	r := deploy(t, tt, map[string]string{"d.yaml": strings.Replace(deployment, "spec:\n", "spec:\n  strategy: {type: Recreate}\n", 1)})
-	edit(t, d, "x", "deployments", ns, "web", `{"spec":{"paused":true,"minReadySeconds":7,"strategy":{"type":"RollingUpdate","rollingUpdate":{"maxSurge":2}}}}`)
-	p := mustPlan(t, tt, r)
-	if len(p.Changes) != 1 || !strings.Contains(string(mustJSON(p.Changes[0].Fields)), "/spec/strategy/rollingUpdate") {
-		t.Fatalf("changes: %s", mustJSON(p.Changes))
-	}
-	if _, err := tt.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); err != nil {
-		t.Fatal(err)
-	}
-	spec := getObject(t, d, "deployments", ns, "web").Object["spec"].(map[string]any)
-	if got := string(mustJSON(spec["strategy"])); got != `{"type":"Recreate"}` || spec["minReadySeconds"] != int64(7) {
-		t.Errorf("strategy %s, minReadySeconds %v: it is nobody's to remove", got, spec["minReadySeconds"])
 	}
 }

@@ -147,7 +147,7 @@ spec:
       containers:
       - name: web
         image: registry.example/web@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
-        resources: {limits: {cpu: 1000m, memory: 1024Mi}}
+        resources: {limits: {cpu: "1", memory: 1Gi}}
         securityContext: {}
 `
 

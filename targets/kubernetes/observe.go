@@ -301,17 +301,16 @@ func (c *Cluster) drifted(t *Target, ch change) {
 	c.tracked[ch.ID] = tr
 }
 
-// asItShould returns what is remembered of an object of t as it was when it was as it should
-// be, or nil.
-func (c *Cluster) asItShould(t *Target, id plan.ObjectID) *tracked {
+// asDeclared returns what is remembered of o as it was when it was as it should be, or nil.
+func (c *Cluster) asDeclared(t *Target, o *desired) *tracked {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tr := c.tracked[id]
-	switch {
-	case tr == nil || tr.t != t:
+	tr := c.tracked[o.id]
+	if tr != nil && tr.after == "" {
+		tr = tr.good
+	}
+	if tr == nil || tr.t != t || tr.after != o.after || tr.full || time.Now().After(tr.until) {
 		return nil
-	case tr.after == "":
-		return tr.good
 	}
 	return tr
 }
@@ -331,7 +330,7 @@ func (c *Cluster) doubt(t *Target, id plan.ObjectID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if tr := c.tracked[id]; tr != nil && tr.t == t { // it was about what is overwritten
-		tr.want, tr.vitals = "", vitals{}
+		tr.want, tr.after, tr.good, tr.vitals = "", "", nil, vitals{}
 	}
 	t.obs.mark(id, 0, nil)
 	t.obs.notify()

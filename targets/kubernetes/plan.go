@@ -41,7 +41,7 @@ type change struct {
 	yields   []yielded
 	fix      []operation // what the apply alone would not do, made before it
 	bare     bool        // fix is all there is to do
-	foretold bool        // by what is remembered, and not by a dry run
+	foretold *tracked    // what says it instead of a dry run; nil: a dry run
 	// returning are the images that cannot be removed: something adds them again.
 	returning []string
 	foreign   [32]byte // the state of what we did not declare in the live object
@@ -291,7 +291,7 @@ func (t *Target) creation(o *desired, res resource) *change {
 // moment ago. An error that wraps [errMoved] says that it was written meanwhile.
 func (t *Target) difference(ctx context.Context, o *desired, res resource, owned map[plan.ObjectID]bool, told *unstructured.Unstructured) (*change, error) {
 	if told != nil {
-		if c := t.certain(o, res, told, owned[o.id]); c != nil {
+		if c := t.certain(o, res, told, owned); c != nil {
 			return c, nil
 		}
 	}

@@ -95,9 +95,10 @@ spec:
       - name: web
         image: registry.example/web@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
         args: [a, b]
-        env: [{name: A, value: "1"}, {name: B, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+        env: [{name: A, value: "1"}, {name: C, value: "2"}, {name: B, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
         ports: [{containerPort: 80}, {containerPort: 53, protocol: UDP}]
-        resources: {limits: {cpu: 1000m, memory: 1024Mi}}
+        resources: {limits: {cpu: %[2]s}, requests: {}}
+        securityContext: {}
       volumes: [{name: v, emptyDir: {}}, {name: c, configMap: {name: x, items: [{key: a, path: b}]}}]
       tolerations: [{key: a, operator: Exists}]
 `,
@@ -166,7 +167,7 @@ func propertyWorld(t *testing.T, r *rand.Rand) (*Target, []*property) {
 	}
 	files := map[string]string{}
 	for i, s := range subjects {
-		files[fmt.Sprintf("%02d.yaml", i)] = fmt.Sprintf(kinds.Replace(s), fmt.Sprintf("s-%d-%d", i, r.IntN(1000)))
+		files[fmt.Sprintf("%02d.yaml", i)] = fmt.Sprintf(kinds.Replace(s)+"%.0[2]s", fmt.Sprintf("s-%d-%d", i, r.IntN(1000)), pick(r, "1000m", `"1"`))
 	}
 	var ren *rendering
 	for end := time.Now().Add(30 * time.Second); ; { // the new kind is served a moment later
@@ -392,7 +393,7 @@ func TestComparisonAgainstTheServer(t *testing.T) {
 			spare++
 		}
 		if live != nil {
-			if ch := tt.certain(p.o, p.res, live, true); ch != nil {
+			if ch := tt.certain(p.o, p.res, live, map[plan.ObjectID]bool{p.o.id: true}); ch != nil {
 				foretold++
 				p.sameChange(t, tt, ch, live, after, what)
 			}
@@ -412,12 +413,14 @@ func (p *property) sameChange(t testing.TB, tt *Target, ch *change, live, after 
 		t.Errorf("%s: foretold, and the server refuses it, after%s", p.o.id, what)
 		return
 	}
-	var want []string
-	for _, d := range compare("", tt.masked(content(live.Object)), tt.masked(content(after.Object)), nil) {
-		want = append(want, d.pointer)
+	ds := compare("", tt.masked(content(live.Object)), tt.masked(content(after.Object)), nil)
+	tt.c.owned(live, ds)
+	if want := shown(ds); !equalJSON(ch.Fields, want) {
+		t.Errorf("%s: foretold %s, the server says %s, after%s", p.o.id, mustJSON(ch.Fields), mustJSON(want), what)
 	}
-	if !slices.Equal(ch.pointers, want) {
-		t.Errorf("%s: foretold %v, the server says %v, after%s", p.o.id, ch.pointers, want, what)
+	left, err := tt.c.foreign(p.o, after, tt.c.entry(after))
+	if err != nil || len(left) > 0 {
+		t.Errorf("%s: foretold, and %v is foreign (%v), after%s", p.o.id, left, err, what)
 	}
 }
 

@@ -493,3 +493,73 @@ func TestTooWide(t *testing.T) {
 		t.Error("it is not compared")
 	}
 }
+
+// What only the server can tell is asked, however much of it is remembered.
+func TestNotForetold(t *testing.T) {
+	t.Parallel()
+	c := testenv.SharedCluster(t)
+	ns, d := testenv.Namespace(t, c), dyn(t, c.Config)
+	two := strings.Replace(deployment, "        resources:", "        env: [{name: A, value: \"1\"}, {name: B, value: \"2\"}]\n        resources:", 1)
+	tt := target(t, c.Config, ns, nil, nil)
+	r := deploy(t, tt, map[string]string{"d.yaml": two})
+	o, res, err := tt.placeAll(t.Context(), r.Private.(*rendering), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const web = `{"spec":{"template":{"spec":{"containers":[{"name":"web",%s}]}}}}`
+	for name, tc := range map[string]struct {
+		patch string
+		take  bool // what was added is nobody's
+		want  bool
+	}{
+		"a value":                       {patch: fmt.Sprintf(web, `"image":"evil"`), want: true},
+		"in a map that is empty":        {patch: fmt.Sprintf(web, `"securityContext":{"privileged":true}`)},
+		"in a map that is empty, owned": {patch: fmt.Sprintf(web, `"securityContext":{"privileged":true}`), take: true},
+		"the order of a list":           {patch: fmt.Sprintf(web, `"env":[{"name":"B","value":"2"},{"name":"A","value":"1"}]`)},
+		"one more of a list":            {patch: fmt.Sprintf(web, `"env":[{"name":"C","value":"3"}],"image":"evil"`)},
+	} {
+		live := getObject(t, d, "deployments", ns, "web")
+		tt.c.clean(tt, o[0], live, true, true)
+		if name == "the order of a list" { // a patch would merge it
+			spec := live.Object["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)
+			env := spec["containers"].([]any)[0].(map[string]any)["env"].([]any)
+			slices.Reverse(env)
+			if _, err := d.Resource(gvrs["deployments"]).Namespace(ns).Update(t.Context(), live, metav1.UpdateOptions{FieldManager: "x"}); err != nil {
+				t.Fatal(err)
+			}
+		} else if _, err := d.Resource(gvrs["deployments"]).Namespace(ns).Patch(t.Context(), "web", types.StrategicMergePatchType, []byte(tc.patch), metav1.PatchOptions{FieldManager: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		if tc.take {
+			live := getObject(t, d, "deployments", ns, "web")
+			live.SetManagedFields(slices.DeleteFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "x" }))
+			if _, err := d.Resource(gvrs["deployments"]).Namespace(ns).Update(t.Context(), live, metav1.UpdateOptions{FieldManager: "holdfast"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		live = getObject(t, d, "deployments", ns, "web")
+		owned := map[plan.ObjectID]bool{o[0].id: true}
+		if got := tt.certain(o[0], res[0], live, owned); (got != nil) != tc.want {
+			t.Errorf("%s: foretold: %t", name, got != nil)
+		}
+		as := tt.as
+		tt.as = &session{user: "somebody", dyn: as.dyn, manager: as.manager}
+		if tt.certain(o[0], res[0], live, owned) != nil {
+			t.Errorf("%s: an account is told what it may not see", name)
+		}
+		tt.as = as
+		p := mustPlan(t, tt, r)
+		if len(p.Changes) != 1 {
+			t.Fatalf("%s: it is no drift: %s", name, mustJSON(p.Changes))
+		}
+		if foreign := p.Changes[0].Foreign(); foreign != strings.Contains(name, "empty") && name != "one more of a list" {
+			t.Errorf("%s: foreign: %t", name, foreign)
+		}
+		if _, err := tt.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if p := mustPlan(t, tt, r); !p.Empty() {
+			t.Errorf("%s: left: %s", name, mustJSON(p.Changes))
+		}
+	}
+}
