@@ -3,6 +3,7 @@ package reconciler
 import (
 	"io/fs"
 	"maps"
+	"strings"
 	"sync"
 
 	"github.com/holdfast-dev/holdfast/sources"
@@ -76,6 +77,17 @@ func sameInputs(inputs map[string]string, snap *sources.Snapshot) bool {
 	}
 	for name, id := range inputs {
 		if contentID(ids, name) != id {
+			return false
+		}
+	}
+	return true
+}
+
+// inFolder reports whether all inputs are in the folder dir.
+func inFolder(inputs map[string]string, dir string) bool {
+	below := dir + "/"
+	for name := range inputs {
+		if name != dir && !strings.HasPrefix(name, below) {
 			return false
 		}
 	}

@@ -198,7 +198,7 @@ func (s *stack) unchanged() bool {
 		return false
 	}
 	if s.compared.with != d || s.compared.snap != s.snap { // neither ever changes
-		s.compared = compared{with: d, snap: s.snap, same: sameInputs(d.inputs, s.snap)}
+		s.compared = s.compared.next(d, s.snap, s.Dir)
 	}
 	return s.compared.same
 }
@@ -208,6 +208,23 @@ type compared struct {
 	with *deployment
 	snap *sources.Snapshot
 	same bool
+	// folder is the content id of the stack's folder in snap, where all inputs are in it.
+	folder string
+}
+
+// next compares the inputs of d with snap. While the folder that all of them are in is the
+// same, it is the only question: a commit costs its change, not what is deployed.
+func (c compared) next(d *deployment, snap *sources.Snapshot, dir string) compared {
+	now := compared{with: d, snap: snap}
+	if ids, ok := snap.FS.(sources.Identified); ok && inFolder(d.inputs, dir) {
+		now.folder = contentID(ids, dir)
+	}
+	if c.with == d && now.folder != "" && now.folder == c.folder {
+		now.same = c.same
+	} else {
+		now.same = sameInputs(d.inputs, snap)
+	}
+	return now
 }
 
 // begin notes that something is about to be written: until it stands, nothing

@@ -110,6 +110,7 @@ type discoverer struct {
 type parsedStack struct {
 	id    string // content id of the file
 	stack *config.Stack
+	key   string // of the stack, see stackKey
 	err   error
 }
 
@@ -163,7 +164,11 @@ func (d *discoverer) parse(fsys fs.FS, p string) parsedStack {
 		return parsedStack{id: id, err: err}
 	}
 	s, err := config.ParseStack(p, b)
-	return parsedStack{id: id, stack: s, err: err}
+	ps := parsedStack{id: id, stack: s, err: err}
+	if err == nil {
+		ps.key = stackKey(d.repo, path.Dir(p), s, d.cfg.Digest)
+	}
+	return ps
 }
 
 // build turns a request into a stack as the operator's map grants it.
@@ -174,7 +179,7 @@ func (d *discoverer) build(dir string, ps parsedStack) reconciler.Stack {
 	s := ps.stack
 	out := reconciler.Stack{
 		Name: s.Metadata.Name, Environment: s.Spec.Environment, Dir: dir, DependsOn: s.Spec.DependsOn,
-		TargetName: "kubernetes", Key: stackKey(d.repo, dir, s, d.cfg.Digest),
+		TargetName: "kubernetes", Key: ps.key,
 	}
 	spec := d.cfg.Drift.KubernetesSchedule
 	if s.Spec.Terraform != nil {
