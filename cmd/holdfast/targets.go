@@ -23,7 +23,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/holdfast-dev/holdfast/drift"
+	"github.com/holdfast-dev/holdfast/internal/box"
 	"github.com/holdfast-dev/holdfast/internal/config"
+	"github.com/holdfast-dev/holdfast/internal/egress"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/sandbox"
 	"github.com/holdfast-dev/holdfast/targets"
@@ -338,14 +340,27 @@ func (ts *targetSet) terraform(dir string, s *config.Stack, p config.Permission,
 		}
 		variables[k] = v
 	}
+	sandboxed, err := terraformSandbox(env.Terraform.Sandbox)
+	if err != nil {
+		return nil, err
+	}
 	return terraform.New(terraform.Config{
 		Binary: ts.binaries[env.Name], Mirror: env.Terraform.Mirror,
 		StateDir: filepath.Join(ts.cfg.StateDir, "terraform"), Environ: environ,
 		Masker: masker, Log: ts.log, Timeout: time.Duration(env.Terraform.Timeout),
-		Protected: ts.protected,
+		Protected: ts.protected, Sandbox: sandboxed,
 	}, terraform.Spec{
 		Stack: s.Metadata.Name, Environment: env.Name, Dir: root, Workspace: t.Workspace, Variables: variables,
 	})
+}
+
+// terraformSandbox is what the operator lets the tool reach.
+func terraformSandbox(s config.TerraformSandbox) (terraform.Sandbox, error) {
+	allowed, err := egress.Parse(slices.Concat(s.Egress, s.Forwards))
+	return terraform.Sandbox{
+		None: s.None, Read: s.Read, Write: s.Write, Egress: allowed, Forwards: s.Forwards,
+		Limits: box.Limits{Work: s.Work, Memory: s.Memory, Processes: s.Processes},
+	}, err
 }
 
 // restConfig reads a kubeconfig. A file that runs commands is refused: whoever

@@ -17,6 +17,7 @@ package box
 import (
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -44,6 +45,9 @@ type Config struct {
 	// Hosts are names that lead to an address in the box.
 	Hosts  map[string]string
 	Limits Limits
+	// Hold is open until everything in the box has ended, also when the daemon has: a lock
+	// on it lasts as long. May be nil.
+	Hold *os.File `json:"-"`
 }
 
 // Limits bound what the programs of a box take. A zero field has the default of
@@ -104,7 +108,6 @@ func (e *ExitError) Error() string {
 	}
 	return fmt.Sprintf("exit status %d", e.Code)
 }
-
 
 // missing is the error of a host that cannot make a box.
 func missing(what string, err error) error {

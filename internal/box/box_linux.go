@@ -70,7 +70,7 @@ func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 		return nil, fault.New(fault.Transient, op, "", "start a sandbox: %w", err)
 	}
 	b := &Box{conn: &conn{ours}, ended: make(chan struct{})}
-	err = b.launch(string(orders), theirs)
+	err = b.launch(string(orders), theirs, cfg.Hold)
 	_ = theirs.Close() // the box has it: when that ends, so does what we read
 	if err != nil {
 		_ = ours.Close() // nobody is at the other end
@@ -119,11 +119,14 @@ func (b *Box) take(files []*os.File) (err error) {
 
 // launch starts the first process of the box. It is not tied to our life: when our end of
 // the connection goes, it ends what runs in order, and itself.
-func (b *Box) launch(orders string, theirs *os.File) error {
+func (b *Box) launch(orders string, theirs, hold *os.File) error {
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // what our own parent left open
 	cmd := exec.Command("/proc/self/exe", argument, orders)         //nolint:gosec // this binary
 	cmd.Args[0] = "holdfast"
 	cmd.Env, cmd.Dir, cmd.ExtraFiles = []string{}, "/", []*os.File{theirs}
+	if hold != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, hold)
+	}
 	uid, gid := os.Geteuid(), os.Getegid()
 	attr := &syscall.SysProcAttr{
 		Setpgid:     true,

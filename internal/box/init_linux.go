@@ -45,6 +45,7 @@ func Main() {
 	debug.SetMemoryLimit(64 << 20)
 	c := &conn{os.NewFile(3, "box")}
 	unix.CloseOnExec(3)
+	unix.CloseOnExec(4) // what the daemon wants to be held, if anything
 	err := first(c, os.Args[2])
 	if err != nil {
 		m := message{Err: err.Error(), NotFound: errors.Is(err, fs.ErrNotExist)}

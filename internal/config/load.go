@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/robfig/cron/v3"
 
+	"github.com/holdfast-dev/holdfast/internal/egress"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 )
 
@@ -478,6 +479,28 @@ func (c checker) environment(at string, e *Environment, sets map[string]bool) {
 		if t.Mirror == "" {
 			c.wrong(at+".terraform", "fill a folder with tofu providers mirror", "terraform.mirror is missing")
 		}
+		c.sandbox(at+".terraform.sandbox", t.Sandbox)
+	}
+}
+
+func (c checker) sandbox(at string, s TerraformSandbox) {
+	for name, list := range map[string][]string{"read": s.Read, "write": s.Write} {
+		for i, p := range list {
+			if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" {
+				c.wrong(fmt.Sprintf("%s.%s[%d]", at, name, i), "write an absolute path, without .. and a slash at its end", "%q is not the path of a file or folder", p)
+			}
+		}
+	}
+	if _, err := egress.Parse(s.Egress); err != nil {
+		c.wrong(at+".egress", fault.HintOf(err), "%v", err)
+	}
+	for i, f := range s.Forwards {
+		if _, _, err := egress.Split(f); err != nil {
+			c.wrong(fmt.Sprintf("%s.forwards[%d]", at, i), "write host:port", "%v", err)
+		}
+	}
+	if s.Memory < 0 || s.Work < 0 || s.Processes < 0 {
+		c.wrong(at, "leave it out for the default", "a limit is less than 0")
 	}
 }
 

@@ -134,6 +134,19 @@ type Terraform struct {
 	Variables   map[string]string            `json:"variables,omitempty" jsonschema_description:"Input variables for every stack of the environment."`
 	Credentials map[string]map[string]string `json:"credentials,omitempty" jsonschema_description:"Named sets of environment variables, each with the file that holds its value."`
 	Timeout     Duration                     `json:"timeout,omitempty" jsonschema_description:"For one plan or apply, 30m by default."`
+	Sandbox     TerraformSandbox             `json:"sandbox,omitempty" jsonschema_description:"What the tool and its providers may reach. Nothing but the mirror and the stack's own state unless it is said here."`
+}
+
+// TerraformSandbox says what a tool may reach.
+type TerraformSandbox struct {
+	None      bool     `json:"none,omitempty" jsonschema_description:"Run the tool without a sandbox, with all rights of the daemon. Every stack of the environment is then trusted as much as Holdfast."`
+	Read      []string `json:"read,omitempty" jsonschema_description:"Absolute paths that the tool may read."`
+	Write     []string `json:"write,omitempty" jsonschema_description:"Absolute paths of folders below which the tool may write."`
+	Egress    []string `json:"egress,omitempty" jsonschema_description:"What the tool may connect to, through a proxy: host:port, *.domain:port, or network/bits:port. Private addresses need an entry that names the host or the network. Metadata services and link-local addresses cannot be allowed."`
+	Forwards  []string `json:"forwards,omitempty" jsonschema_description:"host:port to which the tool connects by name without a proxy, such as a database. They are allowed by that."`
+	Memory    int64    `json:"memory,omitempty" jsonschema_description:"Bytes of data of each process, 4 GiB by default."`
+	Work      int64    `json:"work,omitempty" jsonschema_description:"Bytes in the work directory, which is memory, 1 GiB by default."`
+	Processes int      `json:"processes,omitempty" jsonschema_description:"Processes and threads, together, 1,024 by default."`
 }
 
 // Allow is one entry of the operator's map.

@@ -29,6 +29,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/holdfast-dev/holdfast/internal/box"
 	"github.com/holdfast-dev/holdfast/internal/testenv"
 	"github.com/holdfast-dev/holdfast/reconciler"
 	"github.com/holdfast-dev/holdfast/targets/terraform"
@@ -113,6 +114,10 @@ func New(o Options) (_ *World, err error) {
 		if *p.signer, err = p.make(keys, p.name, p.name+"@acme.example"); err != nil {
 			return nil, err
 		}
+	}
+	uid, gid := box.User()                                                                         // Terraform's
+	if err := errors.Join(os.Mkdir(w.SiteDir, 0o755), os.Chown(w.SiteDir, uid, gid)); err != nil { //nolint:gosec // a web server reads it
+		return nil, err
 	}
 	if w.mirror, err = testenv.ProviderMirror(filepath.Join(o.Dir, "mirror")); err != nil {
 		return nil, err
@@ -274,6 +279,7 @@ environments:
     binary: {{tofu}}
     mirror: {{mirror}}
     variables: {site_dir: "{{site}}"}
+    sandbox: {write: ["{{site}}"]}
 
 allow:
 - repository: shop

@@ -3,13 +3,10 @@ package terraform
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
+	"path"
 	"strings"
 	"time"
-
-	"github.com/hashicorp/terraform-exec/tfexec"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/policy/gate"
@@ -68,7 +65,7 @@ func (t *Target) apply(ctx context.Context, p plan.Plan, rec *targets.Receipt) e
 		if err := fresh(p.Changes, now.changes); err != nil {
 			return err
 		}
-		if err := os.WriteFile(u.file(planName), s.file, 0o600); err != nil {
+		if err := u.writePlan(s.file); err != nil {
 			return fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
 		}
 		if err := u.apply(ctx, rec); err != nil || s.ends == "" {
@@ -103,14 +100,26 @@ func fresh(granted, now []plan.Change) error {
 	return nil
 }
 
+// grantedName is the folder and the file of the plan that was granted, which the tool cannot
+// write to.
+const grantedName = "granted/" + planName
+
+// writePlan puts the plan that was granted where the tool reads it.
+func (u *run) writePlan(file []byte) error {
+	root := u.place.files()
+	if err := root.Mkdir(path.Dir(grantedName), 0o755); err != nil {
+		return err
+	}
+	return root.WriteFile(grantedName, file, 0o444)
+}
+
 // apply runs the tool and fills in the outcomes.
 func (u *run) apply(ctx context.Context, rec *targets.Receipt) error {
 	const op = "targets/terraform.Apply"
 	var diags []diagnostic
 	p := progress{rec: rec, failed: map[string]string{}}
-	err := u.command(ctx, u.t.cfg.Limits.Output, u.listener(ctx, slog.LevelInfo, &diags, p.message), func(ctx context.Context, w io.Writer) error {
-		return u.tf.ApplyJSON(ctx, w, tfexec.DirOrPlan(u.file(planName)))
-	})
+	err := u.tool(ctx, u.t.cfg.Limits.Output, u.listener(ctx, slog.LevelInfo, &diags, p.message),
+		"apply", "-json", "-no-color", "-input=false", "-auto-approve", u.file(grantedName))
 	if err == nil {
 		p.succeed()
 		return nil

@@ -9,11 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
+	"path"
 	"slices"
 	"strings"
 
-	"github.com/hashicorp/terraform-exec/tfexec"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -136,18 +135,18 @@ type view struct {
 // plan saves the plan that s describes under name and returns what it says.
 func (u *run) plan(ctx context.Context, name string, s *sealed) (view, error) {
 	const op = "targets/terraform.Plan"
-	opts := []tfexec.PlanOption{tfexec.Out(u.file(name)), tfexec.Destroy(s.ends == destroyed)}
+	args := []string{"plan", "-json", "-no-color", "-input=false", "-detailed-exitcode", "-out=" + u.file(path.Join(planDir, name))}
+	if s.ends == destroyed {
+		args = append(args, "-destroy")
+	}
 	for _, a := range s.only {
-		opts = append(opts, tfexec.Target(a))
+		args = append(args, "-target="+a)
 	}
 	var diags []diagnostic
-	changed := false
-	err := u.command(ctx, u.t.cfg.Limits.Output, u.listener(ctx, slog.LevelDebug, &diags, nil), func(ctx context.Context, w io.Writer) error {
-		var err error
-		changed, err = u.tf.PlanJSON(ctx, w, opts...)
-		return err
-	})
-	if err != nil {
+	err := u.tool(ctx, u.t.cfg.Limits.Output, u.listener(ctx, slog.LevelDebug, &diags, nil), args...)
+	var status *toolError
+	changed := errors.As(err, &status) && status.exit.Code == 2 // of -detailed-exitcode
+	if err != nil && !changed {
 		return view{}, u.failure(op, u.describe(diags), err)
 	}
 	if err := u.unchanged(); err != nil {
@@ -175,15 +174,12 @@ func (u *run) plan(ctx context.Context, name string, s *sealed) (view, error) {
 func (u *run) show(ctx context.Context, name string) ([]byte, error) {
 	const op = "targets/terraform.show"
 	var raw bytes.Buffer
-	err := u.command(ctx, u.t.cfg.Limits.PlanJSON, func(line []byte) { raw.Write(line); raw.WriteByte('\n') }, func(ctx context.Context, _ io.Writer) error {
-		_, err := u.tf.ShowPlanFile(ctx, u.file(name))
-		return err
-	})
+	err := u.tool(ctx, u.t.cfg.Limits.PlanJSON, func(line []byte) { raw.Write(line); raw.WriteByte('\n') }, "show", "-json", "-no-color", u.file(path.Join(planDir, name)))
 	return raw.Bytes(), u.failure(op, "", err)
 }
 
 func (u *run) readPlan(name string) ([]byte, error) {
-	f, err := os.Open(u.file(name))
+	f, err := u.place.files().Open(path.Join(planDir, name))
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "targets/terraform.Plan", "", err)
 	}

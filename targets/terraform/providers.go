@@ -25,6 +25,9 @@ import (
 // of OpenTofu and the one of Terraform.
 var defaultHosts = []string{"registry.opentofu.org", "registry.terraform.io"}
 
+// platform is how packages of providers call this one.
+const platform = runtime.GOOS + "_" + runtime.GOARCH
+
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 // lockFile is a dependency lock file.
@@ -226,7 +229,6 @@ func (p *providerHashes) hash(name string) (string, error) {
 // unpacked mirror for which the lock file has no hash that it can check.
 func (t *Target) checkProviders(cfg *configuration) error {
 	const op = "targets/terraform.Plan"
-	platform := runtime.GOOS + "_" + runtime.GOARCH
 	required := map[string]bool{}
 	for addr := range cfg.providers {
 		e, _ := cfg.lock.find(addr)

@@ -131,10 +131,7 @@ type stateModule struct {
 // state reads the newest state. It writes nothing.
 func (u *run) state(ctx context.Context) (state, error) {
 	var raw bytes.Buffer
-	err := u.command(ctx, u.t.cfg.Limits.PlanJSON, func(line []byte) { raw.Write(line) }, func(ctx context.Context, _ io.Writer) error {
-		_, err := u.tf.Show(ctx)
-		return err
-	})
+	err := u.tool(ctx, u.t.cfg.Limits.PlanJSON, func(line []byte) { raw.Write(line) }, "show", "-json", "-no-color")
 	if err != nil {
 		return state{}, u.failure(opRemove, "", err)
 	}
@@ -175,9 +172,9 @@ func (m stateModule) releases(t *Target, out []plan.Change) []plan.Change {
 // workspaceState is the file of the stack's workspace.
 func (u *run) workspaceState() string {
 	if u.r.workspace == "default" {
-		return u.stateFile()
+		return u.t.stateFile()
 	}
-	return filepath.Join(u.stateDir(), "workspaces", u.r.workspace, "terraform.tfstate")
+	return filepath.Join(u.t.stateDir(), "workspaces", u.r.workspace, "terraform.tfstate")
 }
 
 // removeState removes the state that the daemon keeps, once nothing is in it.
@@ -200,7 +197,7 @@ func (u *run) removeState(ctx context.Context) error {
 		if err := os.Remove(name); err != nil {
 			return err
 		}
-		for dir := filepath.Dir(name); strings.HasPrefix(dir, u.stateDir()); dir = filepath.Dir(dir) {
+		for dir := filepath.Dir(name); strings.HasPrefix(dir, u.t.stateDir()); dir = filepath.Dir(dir) {
 			if os.Remove(dir) != nil { // something else is in it
 				break
 			}

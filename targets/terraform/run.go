@@ -8,10 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,34 +17,30 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/gofrs/flock"
-	"github.com/hashicorp/terraform-exec/tfexec"
-
+	"github.com/holdfast-dev/holdfast/internal/egress"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/targets"
 )
 
-// maxRunDir keeps the sockets of providers below the 108 bytes that the kernel
-// allows: /hf-0123456789/t/plugin1234567890 comes behind it.
+// maxRunDir keeps the sockets of providers, without a sandbox, below the 108 bytes that the
+// kernel allows: /hf-0123456789/t/plugin1234567890 comes behind it.
 const maxRunDir = 70
 
 // maxLine is the longest line of output that is looked at.
 const maxLine = 4 << 20
 
-// run is one work directory and the tool in it.
+// run is one use of the tool in a workplace of its own.
 type run struct {
-	t    *Target
-	r    *rendering
-	dir  string // removed at the end
-	tf   *tfexec.Terraform
-	lock *flock.Flock
+	t     *Target
+	r     *rendering
+	place workplace // closed at the end
+	lock  *os.File  // locked as long as anything of the run is there
 }
 
-// start makes the work directory. It is at the same path for each run of a
-// stack, because configurations see their path, and a plan has to be applied
-// where it was made.
+// start opens a workplace and fills it. The tool sees it at the same path for each run of a
+// stack, because configurations see their path, and a plan has to be applied where it was
+// made.
 func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 	const op = "targets/terraform.start"
 	if err := ctx.Err(); err != nil {
@@ -57,32 +51,29 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 	}
 	id := sha256.Sum256([]byte(t.cfg.StateDir + "\x00" + t.spec.Environment + "\x00" + t.spec.Stack))
 	dir := filepath.Join(t.cfg.RunDir, "hf-"+hex.EncodeToString(id[:5]))
-	u := &run{t: t, r: r, dir: dir, lock: flock.New(dir + ".lock")}
-	ok, err := u.lock.TryLock()
+	lock, err := locked(dir + ".lock")
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fault.New(fault.Waiting, op, "wait for the other process to end", "another process runs this stack (%s.lock)", dir)
+	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, op, "", err)
 	}
-	if !ok {
-		return nil, fault.New(fault.Waiting, op, "wait for the other process to end", "another process runs this stack (%s.lock)", dir)
-	}
+	u := &run{t: t, r: r, lock: lock}
 	defer func() {
 		if err != nil {
 			u.close(ctx)
 		}
 	}()
-	u.clean(ctx) // what a killed daemon left behind
-	if err := u.write(); err != nil {
+	if r.config.backend == "" {
+		if err := t.makeStateDir(); err != nil {
+			return nil, fault.Wrap(fault.Transient, op, "look at the state directory: full or read-only?", err)
+		}
+	}
+	if u.place, err = t.open(ctx, r, dir, lock); err != nil {
 		return nil, fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
 	}
-	u.tf, err = tfexec.NewTerraform(u.work(), t.cfg.Binary)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, op, "", err)
-	}
-	if err := u.tf.SetEnv(u.environ()); err != nil {
-		return nil, fault.Wrap(fault.Internal, op, "", err)
-	}
-	if err := u.tf.SetWaitDelay(t.cfg.Grace); err != nil {
-		return nil, fault.Wrap(fault.Internal, op, "", err)
+	if err := u.write(); err != nil {
+		return nil, fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
 	}
 	return u, nil
 }
@@ -125,38 +116,23 @@ func privateDir(dir string) error {
 	return nil
 }
 
-func (u *run) tree() string { return filepath.Join(u.dir, "s") }
-func (u *run) work() string { return filepath.Join(u.tree(), filepath.FromSlash(u.r.config.dir)) }
-func (u *run) data() string { return filepath.Join(u.dir, "d") }
-
-// file returns the path of one of the run's own files.
-func (u *run) file(name string) string { return filepath.Join(u.dir, name) }
-
-func (u *run) environ() map[string]string {
-	env := maps.Clone(u.t.env)
-	maps.Copy(env, map[string]string{
-		"HOME":               u.file("h"),
-		"TMPDIR":             u.file("t"),
-		"TF_CLI_CONFIG_FILE": u.file("rc"),
-		"TF_DATA_DIR":        u.data(),
-		"CHECKPOINT_DISABLE": "1",
-	})
-	return env
+// work is the root module's folder as the tool sees it.
+func (u *run) work() string {
+	return filepath.Join(u.place.at(), treeDir, filepath.FromSlash(u.r.config.dir))
 }
 
-// write fills the work directory.
+// file is the path of one of the run's own files as the tool sees it.
+func (u *run) file(name string) string { return filepath.Join(u.place.at(), name) }
+
+// write fills the work directory, and seals it.
 func (u *run) write() error {
-	for _, d := range []string{u.dir, u.tree(), u.data(), u.file("h"), u.file("t")} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			return err
-		}
-	}
+	root := u.place.files()
 	put := func(name string, b []byte) error {
-		name = filepath.Join(u.tree(), filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		name = filepath.Join(treeDir, filepath.FromSlash(name))
+		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
-		return os.WriteFile(name, b, 0o400)
+		return root.WriteFile(name, b, 0o444)
 	}
 	for name, b := range u.r.config.files {
 		if err := put(name, b); err != nil {
@@ -171,7 +147,7 @@ func (u *run) write() error {
 		return err
 	}
 	if u.r.config.backend == "" {
-		b, err := u.localBackend()
+		b, err := u.t.localBackend()
 		if err != nil {
 			return err
 		}
@@ -180,39 +156,30 @@ func (u *run) write() error {
 		}
 	}
 	rc := "disable_checkpoint = true\nprovider_installation {\n  filesystem_mirror {\n    path = " + strconv.Quote(u.t.cfg.Mirror) + "\n  }\n}\n"
-	if err := os.WriteFile(u.file("rc"), []byte(rc), 0o600); err != nil {
+	if err := root.WriteFile(rcName, []byte(rc), 0o444); err != nil {
 		return err
 	}
-	return u.chmodTree(0o500)
+	return u.place.seal()
 }
 
 // localBackend keeps the state where the operator wants it.
-func (u *run) localBackend() ([]byte, error) {
-	dir := u.stateDir()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
+func (t *Target) localBackend() ([]byte, error) {
 	return json.Marshal(map[string]any{"terraform": map[string]any{"backend": map[string]any{"local": map[string]any{
-		"path":          u.stateFile(),
-		"workspace_dir": filepath.Join(dir, "workspaces"),
+		"path":          t.stateFile(),
+		"workspace_dir": filepath.Join(t.stateDir(), "workspaces"),
 	}}}})
 }
 
-func (u *run) stateDir() string {
-	return filepath.Join(u.t.cfg.StateDir, u.t.spec.Environment, u.t.spec.Stack)
+func (t *Target) stateDir() string {
+	return filepath.Join(t.cfg.StateDir, t.spec.Environment, t.spec.Stack)
 }
 
-func (u *run) stateFile() string { return filepath.Join(u.stateDir(), "terraform.tfstate") }
+func (t *Target) stateFile() string { return filepath.Join(t.stateDir(), "terraform.tfstate") }
 
-// chmodTree sets the mode of every folder of the tree: read-only while the tool
+// chmodTree sets the mode of every folder below root: read-only while the tool
 // runs, writable so that it can be removed.
-func (u *run) chmodTree(mode fs.FileMode) error {
-	root, err := os.OpenRoot(u.tree()) // never follows a link that a program left there
-	if err != nil {
-		return err
-	}
-	defer root.Close() //nolint:errcheck // only a handle on a folder
-	return fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+func chmodTree(root *os.Root, mode fs.FileMode) error {
+	return fs.WalkDir(root.FS(), treeDir, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			return root.Chmod(p, mode)
 		}
@@ -220,25 +187,27 @@ func (u *run) chmodTree(mode fs.FileMode) error {
 	})
 }
 
-// clean ends what still runs in the work directory, and removes it.
-func (u *run) clean(ctx context.Context) {
-	if _, err := os.Lstat(u.dir); err != nil {
-		return
+func (u *run) close(ctx context.Context) {
+	if u.place != nil {
+		for _, r := range u.place.refusals() {
+			u.t.cfg.Log.WarnContext(ctx, "refused by the sandbox", slog.String("stack", u.t.spec.Stack), slog.String("environment", u.t.spec.Environment),
+				slog.String("host", fmt.Sprintf("%s:%d", r.Host, r.Port)), slog.String("why", r.Why))
+		}
+		u.place.close(ctx)
 	}
-	killIn(u.dir)
-	if err := u.chmodTree(0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		u.t.cfg.Log.WarnContext(ctx, "work directory", slog.String("stack", u.t.spec.Stack), slog.String("error", err.Error()))
-	}
-	if err := os.RemoveAll(u.dir); err != nil {
-		u.t.cfg.Log.WarnContext(ctx, "work directory is left behind", slog.String("stack", u.t.spec.Stack), slog.String("error", err.Error()))
-	}
+	_ = u.lock.Close() // nothing was written to it
 }
 
-func (u *run) close(ctx context.Context) {
-	u.clean(ctx)
-	if err := u.lock.Unlock(); err != nil {
-		u.t.cfg.Log.WarnContext(ctx, "run lock", slog.String("stack", u.t.spec.Stack), slog.String("error", err.Error()))
+// locked opens a file and locks it, for whoever has it open.
+func locked(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
 	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // killIn kills the processes whose working directory is below dir: providers
@@ -259,42 +228,6 @@ func killIn(dir string) {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // gone already: fine
 		}
 	}
-}
-
-// command runs one call of the tool: with a limit on its output, each line of
-// which goes to line, and with an end to everything it started.
-func (u *run) command(ctx context.Context, limit int64, line func([]byte), call func(context.Context, io.Writer) error) error {
-	const op = "targets/terraform.command"
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	out := &output{limit: limit, line: line, stop: cancel}
-	text := &output{limit: u.t.cfg.Limits.Output, stop: cancel, line: func(b []byte) { u.logLine(ctx, slog.LevelDebug, string(b)) }}
-	u.tf.SetStdout(out)
-	u.tf.SetStderr(text)
-
-	// The tool gets an interrupt and then its grace. A provider that holds its
-	// pipes open after that must not hold us.
-	ended := make(chan struct{})
-	defer close(ended)
-	defer context.AfterFunc(ctx, func() {
-		timer := time.NewTimer(u.t.cfg.Grace + 2*time.Second)
-		defer timer.Stop()
-		select {
-		case <-ended:
-		case <-timer.C:
-			killIn(u.dir)
-		}
-	})()
-	err := call(ctx, out)
-	out.flush()
-	text.flush()
-	if cause := context.Cause(ctx); cause != nil {
-		if errors.Is(cause, errTooMuch) {
-			return fault.New(fault.Invalid, op, "make the stack smaller, or raise the operator's limits", "%w", cause)
-		}
-		return fault.New(fault.Transient, op, "", "interrupted: %w", cause)
-	}
-	return err
 }
 
 var errTooMuch = errors.New("the tool prints more than the limit")
@@ -352,9 +285,8 @@ func (u *run) logLine(ctx context.Context, level slog.Level, line string) {
 // init prepares the work directory and the backend.
 func (u *run) init(ctx context.Context) error {
 	const op = "targets/terraform.init"
-	// terraform-exec has no option for a read-only lock file; Dir is passed on as it stands.
-	err := u.command(ctx, u.t.cfg.Limits.Output, func(b []byte) { u.logLine(ctx, slog.LevelDebug, string(b)) },
-		func(ctx context.Context, _ io.Writer) error { return u.tf.Init(ctx, tfexec.Dir("-lockfile=readonly")) })
+	err := u.tool(ctx, u.t.cfg.Limits.Output, func(b []byte) { u.logLine(ctx, slog.LevelDebug, string(b)) },
+		"init", "-no-color", "-input=false", "-lockfile=readonly")
 	if err != nil {
 		return u.failure(op, "", err)
 	}
@@ -378,7 +310,7 @@ func (u *run) checkBackend() error {
 			Config map[string]any `json:"config"`
 		} `json:"backend"`
 	}
-	b, err := os.ReadFile(filepath.Join(u.data(), "terraform.tfstate"))
+	b, err := u.place.files().ReadFile(filepath.Join(dataDir, "terraform.tfstate"))
 	if err != nil {
 		return fault.New(fault.Invalid, op, "", "the tool set up no backend: %w", err)
 	}
@@ -389,7 +321,7 @@ func (u *run) checkBackend() error {
 	if want == "" {
 		want = "local"
 	}
-	if got.Backend.Type != want || want == "local" && got.Backend.Config["path"] != u.stateFile() {
+	if got.Backend.Type != want || want == "local" && got.Backend.Config["path"] != u.t.stateFile() {
 		return fault.New(fault.Denied, op, "name the backend once, in the root module's terraform block",
 			"the tool uses backend %q, the configuration was judged with %q", got.Backend.Type, want)
 	}
@@ -406,22 +338,22 @@ func (u *run) workspace(ctx context.Context) error {
 	if u.r.config.backend == "" {
 		// Select refuses a workspace that has no state yet. Locally a workspace
 		// is nothing but a folder, so the tool may start with an empty one.
-		return os.WriteFile(filepath.Join(u.data(), "environment"), []byte(name), 0o600)
+		return u.place.files().WriteFile(filepath.Join(dataDir, "environment"), []byte(name), 0o644)
 	}
-	err := u.command(ctx, u.t.cfg.Limits.Output, nil, func(ctx context.Context, _ io.Writer) error { return u.tf.WorkspaceSelect(ctx, name) })
+	err := u.tool(ctx, u.t.cfg.Limits.Output, nil, "workspace", "select", "-no-color", name)
 	if err != nil && ctx.Err() == nil {
 		return fault.Wrap(fault.Waiting, op, "create it once: tofu workspace new "+name, u.t.scrub(u.failure(op, "", err)))
 	}
 	return err
 }
 
-// unchanged makes sure that the tree still is what was judged: the tool, a
+// unchanged makes sure that the tree still is what was judged: without a sandbox the tool, a
 // provider or a program that the configuration runs could have written to it.
 func (u *run) unchanged() error {
 	const op = "targets/terraform.run"
 	own := []string{path.Join(u.r.config.dir, variablesName), path.Join(u.r.config.dir, overrideName)}
 	seen := 0
-	root, err := os.OpenRoot(u.tree())
+	root, err := u.place.files().OpenRoot(treeDir)
 	if err != nil {
 		return fault.Wrap(fault.Internal, op, "", err)
 	}
@@ -566,5 +498,17 @@ func (u *run) failure(op, said string, err error) error {
 			return fault.New(fault.Invalid, op, "correct the configuration", "%s", said)
 		}
 	}
+	if refused := u.place.refusals(); len(refused) > 0 {
+		return fault.New(fault.Denied, op, "list what the stack needs under terraform.sandbox.egress in the operator's file",
+			"the sandbox refused %s; the tool says: %s", u.t.cfg.Masker.Scrub(errors.Join(asErrors(refused)...).Error()), said)
+	}
 	return fault.New(fault.Transient, op, "", "%s", said)
+}
+
+func asErrors(refused []egress.Refusal) []error {
+	out := make([]error, len(refused))
+	for i := range refused {
+		out[i] = &refused[i]
+	}
+	return out
 }

@@ -85,6 +85,8 @@ type Config struct {
 	// it is killed; 0 is one minute.
 	Grace  time.Duration
 	Limits Limits
+	// Sandbox says what the tool may reach.
+	Sandbox Sandbox
 	// Protected is what of the daemon no stack may touch. StateDir is protected
 	// in any case.
 	Protected Protected

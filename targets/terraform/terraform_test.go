@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/holdfast-dev/holdfast/internal/box"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/internal/mask"
 	"github.com/holdfast-dev/holdfast/internal/testenv"
@@ -28,7 +29,10 @@ import (
 	"github.com/holdfast-dev/holdfast/targets/terraform"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	box.Main()
+	goleak.VerifyTestMain(m)
+}
 
 const secret = `s3cr3t/"<&>+ värld`
 
@@ -112,10 +116,15 @@ func newLab(t testing.TB, e engine) *lab {
 		}
 	})
 	l := &lab{engine: e, log: &buffer{}, world: t.TempDir()}
+	uid, gid := box.User() // the tool's
+	if err := os.Chown(l.world, uid, gid); err != nil {
+		t.Fatal(err)
+	}
 	l.cfg = terraform.Config{
 		Binary: e.binary, Mirror: e.mirror, StateDir: t.TempDir(), RunDir: run, Masker: m,
 		Log:     slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Environ: map[string]string{}, Timeout: 2 * time.Minute, Grace: 20 * time.Second,
+		Sandbox: terraform.Sandbox{Write: []string{l.world}},
 	}
 	l.spec = terraform.Spec{Stack: "shop", Environment: "test", Dir: "infra"}
 	return l
@@ -1002,25 +1011,26 @@ func TestWorkFolderIsReadOnly(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, e engine) {
 		t.Parallel()
-		if os.Getuid() == 0 {
-			// Modes do not bind root: there the comparison after the plan has to find it.
-			t.Log("running as root")
-		}
-		l := newLab(t, e)
-		lock := e.lock(t, map[string]string{"local": "1.4.0"})
-		target := l.target(t)
-		snap := snapshot("c", map[string]string{"infra/.terraform.lock.hcl": string(lock), "infra/main.tf": `
+		for name, none := range map[string]bool{"sandbox": false, "none": true} {
+			l := newLab(t, e)
+			l.cfg.Sandbox.None = none
+			lock := e.lock(t, map[string]string{"local": "1.4.0"})
+			target := l.target(t)
+			snap := snapshot("c", map[string]string{"infra/.terraform.lock.hcl": string(lock), "infra/main.tf": `
 resource "local_file" "self" {
   filename = "${path.module}/main.tf"
   content  = "locals {}"
 }`})
-		r, p := planned(t, target, snap)
-		if _, err := target.Apply(t.Context(), targetstest.Grant(t.Context(), t, p)); err != nil && os.Getuid() == 0 {
-			t.Fatal(err)
-		}
-		// What it wrote went away with the work directory, and changes no later run.
-		if _, err := target.Plan(t.Context(), r); err != nil {
-			t.Error(err)
+			r, p := planned(t, target, snap)
+			_, err := target.Apply(t.Context(), targetstest.Grant(t.Context(), t, p))
+			// Without a sandbox modes do not bind root: what was written went away with the work directory.
+			if refused := err != nil && strings.Contains(err.Error(), "read-only"); refused == none && (os.Getuid() == 0 || !none) {
+				t.Errorf("%s: %v", name, err)
+			}
+			// It changes no later run.
+			if _, err := target.Plan(t.Context(), r); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
