@@ -142,6 +142,8 @@ func (f *faulty) startWithin(dir, size string) (root string) {
 	if out, err := exec.Command(try[0], try[1:]...).CombinedOutput(); err != nil {
 		f.t.Skipf("no mount namespace to fill a disk in: %v: %s", err, out)
 	}
+	// Its user namespace has one user, who is the tool's too.
+	must(f.t, os.Chown(f.w.SiteDir, os.Getuid(), os.Getgid()))
 	var err error
 	f.d, err = f.w.Start(f.log, []string{"TMPDIR=" + dir}, append(unshare, "sh", "-ec",
 		`mount -t tmpfs -o mode=700,size="$0" tmpfs "$1"; shift; exec "$@"`, size, dir, f.holdfast(), "run", "-c", f.w.Config, "--log-format", "json")...)
@@ -189,45 +191,32 @@ func (f *faulty) siteReady() {
 	f.until("the site to be ready", func(o reconciler.Overview) bool { return f.ready(o, "shop-site") })
 }
 
-// TestDiskFull: with a full disk under the state, the work folders of plans or
-// the temporary files nothing is applied, the daemon says what is wrong, and
-// goes on by itself when there is room again.
+// TestDiskFull: with a full disk under the state nothing is applied, the daemon
+// says what is wrong, and goes on by itself when there is room again. The work
+// folders of plans are memory of their own.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	full := `no space left`
 	for _, c := range []struct {
-		name, dir, size string // dir is within the state directory, or absolute
+		name, dir, size string // dir is within the state directory
 		says            func(*faulty)
 	}{
 		{"state", ".", "16m", func(f *faulty) { f.repositorySays(full) }},
 		{"ledger", "ledger", "4m", func(f *faulty) { f.says("shop-settings", full, reconciler.Failed) }},
 		{"mirror", "git", "4m", func(f *faulty) { f.repositorySays(full) }},
 		{"marks", "reconciler", "1m", func(f *faulty) { f.repositorySays(full) }},
-		{"plans", "/dev/shm", "256m", func(f *faulty) { f.says("shop-site", full, reconciler.Failed) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			f := newFaulty(t)
-			terraform := filepath.IsAbs(c.dir)
-			dir := c.dir
-			if terraform {
-				f.site("1.0")
-			} else {
-				dir = filepath.Join(f.w.StateDir, c.dir)
-			}
+			dir := filepath.Join(f.w.StateDir, c.dir)
 			root := f.startWithin(dir, c.size)
 			f.converged()
-			if terraform {
-				f.siteReady()
-			}
 			level, motd := f.logLevel(), f.motd()
 			free := fill(t, filepath.Join(root, dir))
 			f.settings("7.0")
-			if terraform {
-				f.site("7.0")
-			}
 			c.says(f)
-			if got := f.logLevel(); got != level && !terraform {
+			if got := f.logLevel(); got != level {
 				t.Errorf("%s was applied with a full disk", got)
 			}
 			if got := f.motd(); got != motd {
@@ -237,12 +226,6 @@ func TestDiskFull(t *testing.T) {
 			f.converged()
 			if got := f.logLevel(); got != "7.0" {
 				t.Errorf("with room again the settings are of release %s", got)
-			}
-			if terraform {
-				f.siteReady()
-				if got := f.motd(); got == motd {
-					t.Errorf("with room again the site says %q", got)
-				}
 			}
 			// Before its file system is gone; results are recorded a moment after they stand.
 			f.eventually("a result of every intent", func() bool { return len(f.check(root+f.w.StateDir).Open) == 0 })
