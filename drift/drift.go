@@ -182,7 +182,7 @@ func (r Rules) rule(id plan.ObjectID, pointer string, now time.Time) (Ignore, bo
 func FromPlan(p plan.Plan, now time.Time) []targets.Finding {
 	out := make([]targets.Finding, 0, len(p.Changes))
 	for _, c := range p.Changes {
-		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now, Excuse: targets.ExcuseOf(c)}
+		f := targets.Finding{Stack: p.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Source: c.Source, Excerpt: c.Excerpt, Actor: c.Actor, Since: c.Since, Detected: now, Excuse: targets.ExcuseOf(c)}
 		if f.Since.IsZero() {
 			f.Since = now
 		}

@@ -125,6 +125,9 @@ type Finding struct {
 	ID     plan.ObjectID `json:"id"`
 	Class  FindingClass  `json:"class"`
 	Fields []plan.Field  `json:"fields,omitempty"` // From is the live value, To the granted one; masked
+	// Source and Excerpt are where it is declared ("infra/main.tf:12"), and what stands there.
+	Source  string `json:"source,omitempty"`
+	Excerpt string `json:"excerpt,omitempty"`
 	// Actor is who did it, as far as the target can tell without guessing: a
 	// field manager ("kubectl-edit"); empty is unknown.
 	Actor string    `json:"actor,omitempty"`

@@ -239,6 +239,13 @@ func printFindings(w io.Writer, found []targets.Finding) {
 			fmt.Fprintf(w, "  %s", f.Ref)
 		}
 		fmt.Fprintln(w)
+		if f.Source != "" {
+			fmt.Fprintf(w, "    declared in %s", f.Source)
+			if f.Excerpt != "" {
+				fmt.Fprintf(w, ": %s", f.Excerpt)
+			}
+			fmt.Fprintln(w)
+		}
 		for _, field := range f.Fields {
 			fmt.Fprintf(w, "    %s: is %s, should be %s%s\n", field.Path, clip(orNothing(field.From)), clip(orNothing(field.To)), managedBy(field))
 		}

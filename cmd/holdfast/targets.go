@@ -348,7 +348,7 @@ func (ts *targetSet) terraform(dir string, s *config.Stack, p config.Permission,
 		Binary: ts.binaries[env.Name], Mirror: env.Terraform.Mirror,
 		StateDir: filepath.Join(ts.cfg.StateDir, "terraform"), Environ: environ,
 		Masker: masker, Log: ts.log, Timeout: time.Duration(env.Terraform.Timeout),
-		Protected: ts.protected, Sandbox: sandboxed,
+		Protected: ts.protected, Sandbox: sandboxed, Permit: env.Terraform.Permit,
 	}, terraform.Spec{
 		Stack: s.Metadata.Name, Environment: env.Name, Dir: root, Workspace: t.Workspace, Variables: variables,
 	})

@@ -156,6 +156,7 @@ var effects = map[string]effect{
 	"environments[].terraform.credentials":         {remove: tighter, free: true},
 	"environments[].terraform.credentials.*":       {remove: tighter, free: true},
 	"environments[].terraform.timeout":             inert,
+	"environments[].terraform.permit":              grants,
 	"environments[].terraform.sandbox.none":        grants,
 	"environments[].terraform.sandbox.read":        grants,
 	"environments[].terraform.sandbox.write":       grants,

@@ -479,9 +479,15 @@ func (c checker) environment(at string, e *Environment, sets map[string]bool) {
 		if t.Mirror == "" {
 			c.wrong(at+".terraform", "fill a folder with tofu providers mirror", "terraform.mirror is missing")
 		}
+		for i, p := range t.Permit {
+			c.oneOf(fmt.Sprintf("%s.terraform.permit[%d]", at, i), "permit", p, permits...)
+		}
 		c.sandbox(at+".terraform.sandbox", t.Sandbox)
 	}
 }
+
+// permits are what package terraform refuses unless the operator permits it.
+var permits = []string{"provisioners", "external", "local_command", "http", "ephemeral", "actions", "provider-functions", "ignore-all-changes"}
 
 func (c checker) sandbox(at string, s TerraformSandbox) {
 	for name, list := range map[string][]string{"read": s.Read, "write": s.Write} {

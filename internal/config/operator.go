@@ -134,6 +134,7 @@ type Terraform struct {
 	Variables   map[string]string            `json:"variables,omitempty" jsonschema_description:"Input variables for every stack of the environment."`
 	Credentials map[string]map[string]string `json:"credentials,omitempty" jsonschema_description:"Named sets of environment variables, each with the file that holds its value."`
 	Timeout     Duration                     `json:"timeout,omitempty" jsonschema_description:"For one plan or apply, 30m by default."`
+	Permit      []string                     `json:"permit,omitempty" jsonschema:"enum=provisioners,enum=external,enum=local_command,enum=http,enum=ephemeral,enum=actions,enum=provider-functions,enum=ignore-all-changes" jsonschema_description:"What a configuration may have although it runs before, or beside, what a plan shows. Empty: none of it."`
 	Sandbox     TerraformSandbox             `json:"sandbox,omitempty" jsonschema_description:"What the tool and its providers may reach. Nothing but the mirror and the stack's own state unless it is said here."`
 }
 

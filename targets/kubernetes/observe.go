@@ -633,7 +633,7 @@ func (t *Target) confirm(ctx context.Context, ren *rendering, ids []plan.ObjectI
 	for _, c := range changes {
 		t.c.drifted(t, *c)
 		t.repairable(ren, c)
-		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Actor: c.Actor, Since: c.Since, Detected: now, Noticed: signs[c.ID].at, Excuse: targets.ExcuseOf(c.Change)}
+		f := targets.Finding{Stack: t.spec.Stack, ID: c.ID, Class: targets.Modified, Fields: c.Fields, Source: c.Source, Excerpt: c.Excerpt, Actor: c.Actor, Since: c.Since, Detected: now, Noticed: signs[c.ID].at, Excuse: targets.ExcuseOf(c.Change)}
 		switch {
 		case c.Action == plan.Create:
 			f.Class = targets.Missing

@@ -106,7 +106,9 @@ type Change struct {
 	// somebody else owns them too.
 	Stays []Field `json:"stays,omitempty"`
 	// Source is where the desired object is declared: "apps/web/deployment.yaml:12".
-	Source string `json:"source,omitempty"`
+	// Excerpt is what stands there, where that helps: the head of an HCL block.
+	Source  string `json:"source,omitempty"`
+	Excerpt string `json:"excerpt,omitempty"`
 	// Reason says why, where the action does not: "no longer declared", "adopted from kubectl".
 	Reason string `json:"reason,omitempty"`
 	// Actor and Since say who made the live object differ, and when, as far as

@@ -112,7 +112,7 @@ func FuzzLoad(f *testing.F) {
 		if asJSON {
 			name = "main.tf.json"
 		}
-		c, err := load(t.Context(), fuzzFS(name, src), ".", Limits{}.withDefaults(), Protected{Namespaces: []string{"holdfast-system"}, Paths: []string{"/var/lib/holdfast"}})
+		c, err := load(t.Context(), fuzzFS(name, src), ".", Limits{}.withDefaults(), Protected{Namespaces: []string{"holdfast-system"}, Paths: []string{"/var/lib/holdfast"}}, nil)
 		if err == nil && len(c.files) != 1 {
 			t.Errorf("%d files", len(c.files))
 		}

@@ -1,6 +1,7 @@
 package terraform
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,9 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -94,10 +97,11 @@ var (
 	varSchema         = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "type"}, {Name: "sensitive"}}}
 	objectSchema      = &hcl.BodySchema{
 		Attributes: []hcl.AttributeSchema{{Name: "provider"}},
-		Blocks:     []hcl.BlockHeaderSchema{{Type: "provisioner", LabelNames: []string{"type"}}, {Type: "connection"}},
+		Blocks:     []hcl.BlockHeaderSchema{{Type: "provisioner", LabelNames: []string{"type"}}, {Type: "connection"}, {Type: "lifecycle"}},
 	}
-	checkSchema   = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "data", LabelNames: []string{"type", "name"}}}}
-	removedSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
+	lifecycleSchema = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "ignore_changes"}}}
+	checkSchema     = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "data", LabelNames: []string{"type", "name"}}}}
+	removedSchema   = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
 		{Type: "provisioner", LabelNames: []string{"type"}}, {Type: "connection"},
 	}}
 )
@@ -119,6 +123,8 @@ type loader struct {
 	limit Limits
 	// protected is what no block and no text may name.
 	protected Protected
+	// permits are what the operator permits of what is refused otherwise.
+	permits []string
 
 	out   *configuration
 	bytes int64
@@ -128,21 +134,67 @@ type loader struct {
 }
 
 // load reads the root module in dir and everything that it calls.
-func load(ctx context.Context, fsys fs.FS, dir string, limit Limits, protected Protected) (*configuration, error) {
+func load(ctx context.Context, fsys fs.FS, dir string, limit Limits, protected Protected, permits []string) (*configuration, error) {
 	l := &loader{
-		ctx: ctx, fsys: fsys, limit: limit, protected: protected, dirs: map[string]bool{}, seen: map[string]bool{}, parse: map[string]hcl.Body{},
+		ctx: ctx, fsys: fsys, limit: limit, protected: protected, permits: permits, dirs: map[string]bool{}, seen: map[string]bool{}, parse: map[string]hcl.Body{},
 		out: &configuration{dir: dir, files: map[string][]byte{}, variables: map[string]variable{}, providers: map[string]string{}},
 	}
-	if err := l.module(dir, "", nil); err != nil {
-		return nil, err
-	}
-	if err := l.reserved(); err != nil {
-		return nil, err
-	}
-	if err := l.readLock(); err != nil {
-		return nil, err
+	for _, step := range []func() error{func() error { return l.module(dir, "", nil) }, l.reserved, l.readLock} {
+		if err := step(); err != nil {
+			return nil, l.out.quoting(err)
+		}
 	}
 	return l.out, nil
+}
+
+// Permits are what an operator may permit an environment that is refused otherwise, since it
+// runs before, or beside, what a plan shows.
+var Permits = []string{"provisioners", "external", "local_command", "http", "ephemeral", "actions", "provider-functions", "ignore-all-changes"}
+
+// permitted refuses what r is about, unless the operator permits it.
+func (l *loader) permitted(what string, r hcl.Range, hint, format string, args ...any) error {
+	if slices.Contains(l.permits, what) {
+		return nil
+	}
+	return denied(hint+"; or the operator writes terraform.permit: ["+what+"]", "%s: "+format, append([]any{at(r)}, args...)...)
+}
+
+// position is how an error of this package begins that is about a line of a file.
+var position = regexp.MustCompile(`(?:^|: )([^\s:]+):([0-9]+)(?::[0-9]+)?: `)
+
+// quoting adds to an error about a line what stands there.
+func (c *configuration) quoting(err error) error {
+	m := position.FindStringSubmatch(err.Error())
+	if m == nil {
+		return err
+	}
+	n, _ := strconv.Atoi(m[2])
+	text := c.excerpt(m[1], n)
+	if text == "" {
+		return err
+	}
+	return fault.Wrap(fault.KindOf(err), fault.OpOf(err), fault.HintOf(err), fmt.Errorf("%w: %s", err, text))
+}
+
+// maxExcerpt bounds what of a line is shown, in bytes.
+const maxExcerpt = 160
+
+// excerpt returns the text of a line; "" where there is none.
+func (c *configuration) excerpt(file string, line int) string {
+	lines := bytes.Split(c.files[file], []byte("\n"))
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	text := strings.TrimSpace(string(lines[line-1]))
+	if len(text) > maxExcerpt {
+		text = text[:maxExcerpt] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(text, ""))
 }
 
 // module reads one module; stack holds the folders of its callers.
@@ -431,7 +483,11 @@ func (m *module) block(b *hcl.Block) error {
 	case "module":
 		return m.call(b)
 	case "ephemeral", "action":
-		return denied("use a resource or a data source", "%s: %s blocks run code that no plan shows", at(b.DefRange), b.Type)
+		what := map[string]string{"ephemeral": "ephemeral", "action": "actions"}[b.Type]
+		if err := m.permitted(what, b.DefRange, "use a resource or a data source", "%s blocks run code that no plan shows", b.Type); err != nil {
+			return err
+		}
+		return m.object(b)
 	case "resource", "data":
 		return m.object(b)
 	case "check":
@@ -697,7 +753,9 @@ var deniedData = map[string]string{
 func (m *module) object(b *hcl.Block) error {
 	if b.Type == "data" {
 		if what, ok := deniedData[b.Labels[0]]; ok {
-			return denied("give the stack the value as a variable", "%s: data source %q %s while the plan is made", at(b.DefRange), b.Labels[0], what)
+			if err := m.permitted(b.Labels[0], b.DefRange, "give the stack the value as a variable", "data source %q %s while the plan is made", b.Labels[0], what); err != nil {
+				return err
+			}
 		}
 		if b.Labels[0] == "terraform_remote_state" {
 			if err := m.remoteState(b); err != nil {
@@ -730,16 +788,40 @@ func (m *module) nested(b *hcl.Block, schema *hcl.BodySchema, also func(*hcl.Bod
 		return diagnostics(diags)
 	}
 	for _, n := range content.Blocks {
-		m.note(n, b.Labels...)
+		if n.Type != "lifecycle" {
+			m.note(n, b.Labels...)
+		}
 		// The tool looks for others as programs in the root module's folder.
 		if n.Type == "provisioner" && !slices.Contains([]string{"file", "local-exec", "remote-exec"}, n.Labels[0]) {
 			return denied("use a provisioner that is part of the tool", "%s: provisioner %q is a program", at(n.DefRange), n.Labels[0])
+		}
+		if n.Type == "lifecycle" {
+			if err := m.lifecycle(n); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := m.permitted("provisioners", n.DefRange, "make an image, or a resource, that needs none", "%s blocks run programs that no plan shows", n.Type); err != nil {
+			return err
 		}
 	}
 	if also != nil {
 		also(content)
 	}
 	return nil
+}
+
+// lifecycle refuses a resource of which no change is ever seen.
+func (m *module) lifecycle(b *hcl.Block) error {
+	content, _, diags := b.Body.PartialContent(lifecycleSchema)
+	if diags.HasErrors() {
+		return diagnostics(diags)
+	}
+	a, ok := content.Attributes["ignore_changes"]
+	if !ok || hcl.ExprAsKeyword(a.Expr) != "all" && literal(a.Expr) != "all" {
+		return nil
+	}
+	return m.permitted("ignore-all-changes", a.Range, "list the attributes that others set", "ignore_changes = all hides every drift of the resource")
 }
 
 // finish resolves what the files of the module only name, and follows its calls.
@@ -798,8 +880,8 @@ func (c *configuration) describe() any {
 	}
 }
 
-// locate returns where the resource with a plan's address is declared.
-func (c *configuration) locate(moduleAddress, mode, kind, name string) string {
+// locate returns where the resource with a plan's address is declared, and what stands there.
+func (c *configuration) locate(moduleAddress, mode, kind, name string) (at, excerpt string) {
 	want := "resource"
 	if mode == "data" {
 		want = "data"
@@ -807,10 +889,10 @@ func (c *configuration) locate(moduleAddress, mode, kind, name string) string {
 	moduleAddress = withoutIndexes(moduleAddress)
 	for _, b := range c.blocks {
 		if b.kind == want && b.module == moduleAddress && slices.Equal(b.labels, []string{kind, name}) {
-			return fmt.Sprintf("%s:%d", b.file, b.line)
+			return fmt.Sprintf("%s:%d", b.file, b.line), c.excerpt(b.file, b.line)
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // withoutIndexes turns `module.a["x"].module.b[0]` into "module.a.module.b".

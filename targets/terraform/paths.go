@@ -111,6 +111,9 @@ func (m *module) pathsIn(node hclsyntax.Node) error {
 }
 
 func (m *module) checkCall(c *hclsyntax.FunctionCallExpr) error {
+	if strings.HasPrefix(c.Name, "provider::") {
+		return m.permitted("provider-functions", c.NameRange, "use a function of the language", "%s() runs code of a provider while the configuration is read", c.Name)
+	}
 	name := strings.TrimPrefix(c.Name, "core::")
 	if name == "pathexpand" {
 		return denied("keep the file in the stack's folder", "%s: %s() leads out of the repository", at(c.NameRange), name)

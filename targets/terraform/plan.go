@@ -358,7 +358,7 @@ func (rc resourceChange) change(cfg *configuration) (plan.Change, bool, error) {
 	if err != nil {
 		return c, false, fmt.Errorf("%s: %w", rc.Address, err)
 	}
-	c.Source = cfg.locate(rc.ModuleAddress, rc.Mode, rc.Type, rc.Name)
+	c.Source, c.Excerpt = cfg.locate(rc.ModuleAddress, rc.Mode, rc.Type, rc.Name)
 	var reasons []string
 	if slices.Contains(rc.Change.Actions, "forget") {
 		reasons = append(reasons, "forgotten: it stays, and nothing manages it any more")

@@ -111,7 +111,8 @@ func (t *Target) protect(raw []byte, cfg *configuration) error {
 		return fmt.Errorf("the plan's JSON: %w", err)
 	}
 	for _, rc := range p.Resources {
-		w := written{p: t.cfg.Protected, kind: rc.Type, address: rc.Address, at: cfg.locate(rc.ModuleAddress, rc.Mode, rc.Type, rc.Name)}
+		at, _ := cfg.locate(rc.ModuleAddress, rc.Mode, rc.Type, rc.Name)
+		w := written{p: t.cfg.Protected, kind: rc.Type, address: rc.Address, at: at}
 		actions := rc.Change.Actions
 		idle := len(actions) == 0 || slices.Equal(actions, []string{"no-op"}) || slices.Equal(actions, []string{"forget"})
 		if idle && rc.Change.Importing == nil {

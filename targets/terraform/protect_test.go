@@ -134,7 +134,7 @@ func TestConfigurationTouchesTheDaemon(t *testing.T) {
 		"computed":           {"main.tf", "resource \"kubernetes_config_map\" \"a\" {\n  metadata {\n    name = \"a\"\n    namespace = var.x\n  }\n}\n", ""},
 		"traffic from there": {"main.tf", "resource \"kubernetes_network_policy\" \"a\" {\n  metadata {\n    name = \"a\"\n    namespace = \"shop\"\n  }\n  spec {\n    ingress {\n      from {\n        namespace_selector { match_labels = { \"kubernetes.io/metadata.name\" = \"holdfast-system\" } }\n      }\n    }\n  }\n}\n", ""},
 	} {
-		_, err := load(t.Context(), fstest.MapFS{tc.file: {Data: []byte(tc.text)}}, ".", Limits{}.withDefaults(), protected)
+		_, err := load(t.Context(), fstest.MapFS{tc.file: {Data: []byte(tc.text)}}, ".", Limits{}.withDefaults(), protected, nil)
 		text := fmt.Sprint(err) // without a lock file there is an error in any case
 		if tc.want == "" && strings.Contains(text, "Holdfast") || tc.want != "" && (fault.KindOf(err) != fault.Denied || !strings.Contains(text, tc.want)) {
 			t.Errorf("%s: %v; want %q", name, err, tc.want)

@@ -195,6 +195,11 @@ func (u *run) close(ctx context.Context) {
 		}
 		u.place.close(ctx)
 	}
+	// Not by closing it alone: a process that is being started elsewhere has it open until it
+	// is another program.
+	if err := syscall.Flock(int(u.lock.Fd()), syscall.LOCK_UN); err != nil {
+		u.t.cfg.Log.WarnContext(ctx, "run lock", slog.String("stack", u.t.spec.Stack), slog.String("error", err.Error()))
+	}
 	_ = u.lock.Close() // nothing was written to it
 }
 

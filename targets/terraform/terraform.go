@@ -12,18 +12,20 @@
 // does. So it refuses, before the tool starts, what would run a program, load
 // code or read the machine meanwhile: blocks and settings of terraform blocks
 // that it does not know (an encryption block names key programs: operators set
-// TF_ENCRYPTION), backends with credential programs, ephemeral and action
-// blocks, which work around a plan unseen, the data sources external,
-// local_command and http, the state of other stacks on disk, and paths of
-// file functions that leave the repository.
+// TF_ENCRYPTION), backends with credential programs, the state of other stacks
+// on disk, paths of file functions that leave the repository, and, unless the
+// operator permits them ([Permits]), provisioners, ephemeral and action blocks,
+// which work around a plan unseen, functions of providers, the data sources
+// external, local_command and http, and ignore_changes = all.
+//
+// The tool and its providers run in a sandbox (package box).
 //
 // It refuses what touches the daemon itself ([Protected]), in the configuration as
 // far as it is written out and in every plan, before a policy sees either.
 //
 // It does not catch a path that the configuration computes (from a variable,
 // say), a template that [templatestring] makes, and files or programs that a
-// provider is told to use in its own arguments. Run the daemon where there is
-// nothing for it to read but its own.
+// provider is told to use in its own arguments: for that the sandbox is there.
 //
 // [templatestring]: https://opentofu.org/docs/language/functions/templatestring/
 package terraform
@@ -87,6 +89,8 @@ type Config struct {
 	Limits Limits
 	// Sandbox says what the tool may reach.
 	Sandbox Sandbox
+	// Permit are those of [Permits] that a configuration may have.
+	Permit []string
 	// Protected is what of the daemon no stack may touch. StateDir is protected
 	// in any case.
 	Protected Protected
@@ -285,7 +289,7 @@ func (t *Target) render(ctx context.Context, s *sources.Snapshot) (targets.Rende
 	if s == nil || s.FS == nil {
 		return targets.Rendered{}, fault.New(fault.Internal, op, "", "no snapshot")
 	}
-	cfg, err := load(ctx, s.FS, t.spec.Dir, t.cfg.Limits, t.cfg.Protected)
+	cfg, err := load(ctx, s.FS, t.spec.Dir, t.cfg.Limits, t.cfg.Protected, t.cfg.Permit)
 	if err != nil {
 		return targets.Rendered{}, fault.Wrap(fault.Invalid, op, "", t.scrub(err))
 	}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,7 +125,7 @@ func newLab(t testing.TB, e engine) *lab {
 		Binary: e.binary, Mirror: e.mirror, StateDir: t.TempDir(), RunDir: run, Masker: m,
 		Log:     slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Environ: map[string]string{}, Timeout: 2 * time.Minute, Grace: 20 * time.Second,
-		Sandbox: terraform.Sandbox{Write: []string{l.world}},
+		Sandbox: terraform.Sandbox{Write: []string{l.world}}, Permit: []string{"provisioners"},
 	}
 	l.spec = terraform.Spec{Stack: "shop", Environment: "test", Dir: "infra"}
 	return l
@@ -412,12 +413,20 @@ func TestRenderRefusesBeforePolicy(t *testing.T) {
 		"pathexpand":           {"main.tf", call(`pathexpand("~")`), "pathexpand()"},
 		"path, JSON":           {"x.tf.json", "{\"locals\":{\n\"a\":[\"x ${file(\\\"/etc/passwd\\\")}\"]}}", "file()"},
 		"path in a template":   {"main.tf", call(`templatefile("${path.module}/t", {})`), "infra/t:2"},
+		"provisioner":          {"main.tf", "resource \"terraform_data\" \"x\" {\n provisioner \"local-exec\" {\n  command = \"id\"\n }\n}", `provisioner "local-exec" {`},
+		"provisioner, JSON":    {"x.tf.json", "{\"resource\":{\"terraform_data\":{\"x\":{\n\"provisioner\":{\"local-exec\":{\"command\":\"id\"}}}}}}", "no plan shows"},
+		"of what is removed":   {"main.tf", "removed {\n provisioner \"local-exec\" {}\n from = terraform_data.x\n}", "no plan shows"},
+		"connection":           {"main.tf", "resource \"terraform_data\" \"x\" {\n connection {}\n}", "no plan shows"},
+		"ignore all":           {"main.tf", "resource \"terraform_data\" \"x\" {\n lifecycle { ignore_changes = all }\n}", "hides every drift"},
+		"ignore all, JSON":     {"x.tf.json", "{\"resource\":{\"terraform_data\":{\"x\":{\n\"lifecycle\":{\"ignore_changes\":\"all\"}}}}}", "hides every drift"},
+		"provider's function":  {"main.tf", call(`provider::local::direxists("x")`), "provider::local::direxists()"},
 	} {
 		for _, dir := range []string{"infra/", "infra/m/"} { // the root module, and one that it calls
 			if dir != "infra/" && strings.Contains(c.src, "backend \"") || strings.Contains(c.src, `"backend":{`) && dir != "infra/" {
 				continue // the tool ignores a backend there
 			}
 			l := newLab(t, engine{binary: "/nonexistent", mirror: "/nonexistent"})
+			l.cfg.Permit = nil
 			files := map[string]string{"infra/zz.tf": "", "infra/t": "\n${file(\"/etc/passwd\")}", dir + c.file: c.src}
 			word := c.word
 			if dir != "infra/" {
@@ -434,6 +443,11 @@ func TestRenderRefusesBeforePolicy(t *testing.T) {
 				t.Errorf("%s: %v does not say %s", name, err, pos)
 			}
 			wantFault(t, err, fault.Denied, word)
+			l.cfg.Permit = terraform.Permits
+			permitted := []string{"ephemeral", "action", "external", "local_command", "http in a check", "provisioner", "provisioner, JSON", "of what is removed", "connection", "ignore all", "ignore all, JSON", "provider's function"}
+			if _, err := l.target(t).Render(t.Context(), snapshot("c", files)); fault.KindOf(err) == fault.Denied && !strings.Contains(err.Error(), "tofu providers lock") == slices.Contains(permitted, name) && !strings.Contains(err.Error(), "is required") {
+				t.Errorf("%s: permitted: %v", name, err)
+			}
 		}
 	}
 }
