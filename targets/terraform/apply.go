@@ -51,6 +51,9 @@ func (t *Target) apply(ctx context.Context, p plan.Plan, rec *targets.Receipt) e
 	if p.Empty() && s.ends == "" {
 		return nil
 	}
+	if sum, err := tools.sum(t.cfg.Binary); err != nil || sum != s.tool {
+		return fault.New(fault.Transient, op, "", "%s is another one than planned: %w", t.cfg.Binary, targets.ErrStale)
+	}
 	return t.within(ctx, s.r, func(ctx context.Context, u *run) error {
 		switch {
 		case s.ends == orphaned:
@@ -58,17 +61,18 @@ func (t *Target) apply(ctx context.Context, p plan.Plan, rec *targets.Receipt) e
 		case p.Empty():
 			return u.removeState(ctx)
 		}
-		now, err := u.plan(ctx, "now", s)
+		now, _, err := u.plan(ctx, "now", s)
 		if err != nil {
 			return err
 		}
 		if err := fresh(p.Changes, now.changes); err != nil {
 			return err
 		}
-		if err := u.writePlan(s.file); err != nil {
+		granted, err := u.keepPlan("granted", s.file)
+		if err != nil {
 			return fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
 		}
-		if err := u.apply(ctx, rec); err != nil || s.ends == "" {
+		if err := u.apply(ctx, granted, rec); err != nil || s.ends == "" {
 			return err
 		}
 		return u.removeState(ctx)
@@ -100,26 +104,25 @@ func fresh(granted, now []plan.Change) error {
 	return nil
 }
 
-// grantedName is the folder and the file of the plan that was granted, which the tool cannot
-// write to.
-const grantedName = "granted/" + planName
-
-// writePlan puts the plan that was granted where the tool reads it.
-func (u *run) writePlan(file []byte) error {
+// keepPlan puts a saved plan where the tool reads it and nothing in the sandbox can write to.
+func (u *run) keepPlan(dir string, saved []byte) (name string, err error) {
 	root := u.place.files()
-	if err := root.Mkdir(path.Dir(grantedName), 0o755); err != nil {
-		return err
+	if err := root.Mkdir(dir, 0o755); err != nil {
+		return "", err
 	}
-	return root.WriteFile(grantedName, file, 0o444)
+	if err := root.WriteFile(path.Join(dir, planName), saved, 0o444); err != nil {
+		return "", err
+	}
+	return path.Join(dir, planName), u.place.seal(dir)
 }
 
 // apply runs the tool and fills in the outcomes.
-func (u *run) apply(ctx context.Context, rec *targets.Receipt) error {
+func (u *run) apply(ctx context.Context, granted string, rec *targets.Receipt) error {
 	const op = "targets/terraform.Apply"
 	var diags []diagnostic
 	p := progress{rec: rec, failed: map[string]string{}}
 	err := u.tool(ctx, u.t.cfg.Limits.Output, u.listener(ctx, slog.LevelInfo, &diags, p.message),
-		"apply", "-json", "-no-color", "-input=false", "-auto-approve", u.file(grantedName))
+		"apply", "-json", "-no-color", "-input=false", "-auto-approve", u.file(granted))
 	if err == nil {
 		p.succeed()
 		return nil

@@ -35,6 +35,7 @@ type sealed struct {
 	r     *rendering
 	only  []string // addresses that the plan was limited to
 	ends  ending   // whether it ends the stack, and how
+	tool  string   // digest of the tool
 	stack string
 	env   string
 }
@@ -48,7 +49,7 @@ func (s *sealed) payload(m *mask.Masker) (digest.Digest, error) {
 		return "", err
 	}
 	file := sha256.Sum256(s.file)
-	b, err := json.Marshal([]any{s.env, s.stack, tree, file[:], s.only, s.ends})
+	b, err := json.Marshal([]any{s.env, s.stack, tree, file[:], s.only, s.ends, s.tool})
 	if err != nil {
 		return "", err
 	}
@@ -75,9 +76,7 @@ func (t *Target) plan(ctx context.Context, r targets.Rendered, only []plan.Objec
 func (t *Target) saved(ctx context.Context, r targets.Rendered, s *sealed) (plan.Plan, error) {
 	var v view
 	err := t.planning(ctx, r, s, func(ctx context.Context, u *run) (err error) {
-		if v, err = u.plan(ctx, planName, s); err == nil {
-			s.file, err = u.readPlan(planName)
-		}
+		v, s.file, err = u.plan(ctx, planName, s)
 		return err
 	})
 	if err != nil {
@@ -97,6 +96,10 @@ func (t *Target) planning(ctx context.Context, r targets.Rendered, s *sealed, f 
 		return fault.New(fault.Internal, op, "", "the rendering was changed since it was made")
 	}
 	s.r, s.stack, s.env = priv, t.spec.Stack, t.spec.Environment
+	var err error
+	if s.tool, err = tools.sum(t.cfg.Binary); err != nil {
+		return fault.Wrap(fault.Transient, op, "look at terraform.binary in the operator's file", err)
+	}
 	return t.within(ctx, priv, f)
 }
 
@@ -132,8 +135,10 @@ type view struct {
 	document any
 }
 
-// plan saves the plan that s describes under name and returns what it says.
-func (u *run) plan(ctx context.Context, name string, s *sealed) (view, error) {
+// plan saves the plan that s describes under name, and returns what it says and the plan.
+// What is shown is what is returned: it is read once, when nothing runs any more that could
+// write to it, and shown from where nothing can.
+func (u *run) plan(ctx context.Context, name string, s *sealed) (view, []byte, error) {
 	const op = "targets/terraform.Plan"
 	args := []string{"plan", "-json", "-no-color", "-input=false", "-detailed-exitcode", "-out=" + u.file(path.Join(planDir, name))}
 	if s.ends == destroyed {
@@ -147,34 +152,49 @@ func (u *run) plan(ctx context.Context, name string, s *sealed) (view, error) {
 	var status *toolError
 	changed := errors.As(err, &status) && status.exit.Code == 2 // of -detailed-exitcode
 	if err != nil && !changed {
-		return view{}, u.failure(op, u.describe(diags), err)
+		return view{}, nil, u.failure(op, u.describe(diags), err)
 	}
 	if err := u.unchanged(); err != nil {
-		return view{}, err
+		return view{}, nil, err
+	}
+	saved, err := u.readPlan(name)
+	if err != nil {
+		return view{}, nil, err
+	}
+	own, err := u.ownFiles()
+	if err != nil {
+		return view{}, nil, err
+	}
+	if err := u.r.config.sameConfiguration(saved, own); err != nil {
+		return view{}, nil, err
 	}
 	if !changed {
 		// Nothing is removed; how much there is, an empty plan does not need to say.
-		return view{keeps: 1, document: map[string]any{"resource_changes": []any{}, "output_changes": map[string]any{}}}, nil
+		return view{keeps: 1, document: map[string]any{"resource_changes": []any{}, "output_changes": map[string]any{}}}, saved, nil
 	}
-	raw, err := u.show(ctx, name)
+	kept, err := u.keepPlan("shown-"+name, saved)
 	if err != nil {
-		return view{}, err
+		return view{}, nil, fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
+	}
+	raw, err := u.show(ctx, kept)
+	if err != nil {
+		return view{}, nil, err
 	}
 	v, err := u.t.view(raw, u.r)
 	if err != nil {
-		return view{}, fault.Wrap(fault.Internal, op, "", err)
+		return view{}, nil, fault.Wrap(fault.Internal, op, "", err)
 	}
 	if s.ends == destroyed {
 		v.changes = removals(v.changes)
 	}
-	return v, nil
+	return v, saved, nil
 }
 
-// show returns a saved plan as JSON, with its secrets in clear.
+// show returns the saved plan in a file as JSON, with its secrets in clear.
 func (u *run) show(ctx context.Context, name string) ([]byte, error) {
 	const op = "targets/terraform.show"
 	var raw bytes.Buffer
-	err := u.tool(ctx, u.t.cfg.Limits.PlanJSON, func(line []byte) { raw.Write(line); raw.WriteByte('\n') }, "show", "-json", "-no-color", u.file(path.Join(planDir, name)))
+	err := u.tool(ctx, u.t.cfg.Limits.PlanJSON, func(line []byte) { raw.Write(line); raw.WriteByte('\n') }, "show", "-json", "-no-color", u.file(name))
 	return raw.Bytes(), u.failure(op, "", err)
 }
 

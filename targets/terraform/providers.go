@@ -3,8 +3,11 @@ package terraform
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -222,6 +225,42 @@ func (p *providerHashes) hash(name string) (string, error) {
 	}
 	p.known[key] = h
 	return h, nil
+}
+
+// tools remembers the digests of the tools of this process, each of which all stacks of an
+// environment share.
+var tools toolSums
+
+type toolSums struct {
+	mu    sync.Mutex
+	known map[string]string // path and fingerprint → digest
+}
+
+// sum returns the SHA-256 of a tool. It reads it again only when the file has changed.
+func (s *toolSums) sum(name string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key, err := fingerprint(name)
+	if err != nil {
+		return "", err
+	}
+	if h, ok := s.known[key]; ok && key != "" {
+		return h, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	if s.known == nil || len(s.known) > 100 {
+		s.known = map[string]string{}
+	}
+	s.known[key] = hex.EncodeToString(h.Sum(nil))
+	return s.known[key], nil
 }
 
 // checkProviders recomputes the hash of each provider in the mirror and

@@ -139,19 +139,12 @@ func (u *run) write() error {
 			return err
 		}
 	}
-	vars, err := json.Marshal(u.r.variables)
+	own, err := u.ownFiles()
 	if err != nil {
 		return err
 	}
-	if err := put(path.Join(u.r.config.dir, variablesName), vars); err != nil {
-		return err
-	}
-	if u.r.config.backend == "" {
-		b, err := u.t.localBackend()
-		if err != nil {
-			return err
-		}
-		if err := put(path.Join(u.r.config.dir, overrideName), b); err != nil {
+	for name, b := range own {
+		if err := put(name, b); err != nil {
 			return err
 		}
 	}
@@ -159,7 +152,20 @@ func (u *run) write() error {
 	if err := root.WriteFile(rcName, []byte(rc), 0o444); err != nil {
 		return err
 	}
-	return u.place.seal()
+	return u.place.seal(treeDir)
+}
+
+// ownFiles are the files of the tree that are not the repository's.
+func (u *run) ownFiles() (map[string][]byte, error) {
+	vars, err := json.Marshal(u.r.variables)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{path.Join(u.r.config.dir, variablesName): vars}
+	if u.r.config.backend == "" {
+		out[path.Join(u.r.config.dir, overrideName)], err = u.t.localBackend()
+	}
+	return out, err
 }
 
 // localBackend keeps the state where the operator wants it.
@@ -176,10 +182,10 @@ func (t *Target) stateDir() string {
 
 func (t *Target) stateFile() string { return filepath.Join(t.stateDir(), "terraform.tfstate") }
 
-// chmodTree sets the mode of every folder below root: read-only while the tool
+// chmodTree sets the mode of dir and every folder below it: read-only while the tool
 // runs, writable so that it can be removed.
-func chmodTree(root *os.Root, mode fs.FileMode) error {
-	return fs.WalkDir(root.FS(), treeDir, func(p string, d fs.DirEntry, err error) error {
+func chmodTree(root *os.Root, dir string, mode fs.FileMode) error {
+	return fs.WalkDir(root.FS(), dir, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			return root.Chmod(p, mode)
 		}

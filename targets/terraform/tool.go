@@ -57,8 +57,8 @@ type workplace interface {
 	at() string
 	// files is the same for the daemon, which follows no link out of it.
 	files() *os.Root
-	// seal makes the tree read-only for the tool.
-	seal() error
+	// seal makes a folder read-only for the tool.
+	seal(dir string) error
 	// run runs a program until it ends. A status other than 0 is a [box.ExitError].
 	run(ctx context.Context, c box.Command) error
 	// refusals are what the sandbox did not let through so far.
@@ -178,7 +178,7 @@ func (w *boxed) refusals() []egress.Refusal {
 
 func (w *boxed) at() string                                   { return box.Work }
 func (w *boxed) files() *os.Root                              { return w.b.Root() }
-func (w *boxed) seal() error                                  { return w.b.Seal(treeDir) }
+func (w *boxed) seal(dir string) error                        { return w.b.Seal(dir) }
 func (w *boxed) run(ctx context.Context, c box.Command) error { return w.b.Run(ctx, c) }
 
 func (w *boxed) close(context.Context) {
@@ -214,7 +214,7 @@ func openBare(dir string, warn func(context.Context, string, error)) (workplace,
 
 func (w *bare) at() string                 { return w.dir }
 func (w *bare) files() *os.Root            { return w.root }
-func (w *bare) seal() error                { return chmodTree(w.root, 0o500) }
+func (w *bare) seal(dir string) error      { return chmodTree(w.root, dir, 0o500) }
 func (w *bare) refusals() []egress.Refusal { return nil }
 
 // run runs a program as a child. It gets an interrupt and then its grace; what holds its
@@ -251,7 +251,7 @@ func (w *bare) clean(ctx context.Context) {
 	}
 	killIn(w.dir)
 	if root, err := os.OpenRoot(w.dir); err == nil {
-		if err := chmodTree(root, 0o700); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := chmodTree(root, ".", 0o700); err != nil && !errors.Is(err, os.ErrNotExist) {
 			w.warn(ctx, "make it writable", err)
 		}
 		_ = root.Close() // only a handle on a folder
