@@ -3,17 +3,13 @@ package main
 import (
 	"log/slog"
 
-	"github.com/holdfast-dev/holdfast/internal/box"
 	"github.com/holdfast-dev/holdfast/internal/sandbox"
 	"github.com/holdfast-dev/holdfast/targets/kubernetes"
 )
 
-// worker makes this process one of those in which stacks are rendered, or the first one of
-// a sandbox of OpenTofu or Terraform, if it was started as one, and does not return then.
-func worker() {
-	box.Main()
-	sandbox.Main(kubernetes.RenderTask)
-}
+// worker makes this process one of those in which stacks are rendered, if
+// newRenderer's pool started it as one, and does not return then.
+func worker() { sandbox.Main(kubernetes.RenderTask) }
 
 // newRenderer returns what starts workers. A command that does not close it
 // takes them with it when it ends.

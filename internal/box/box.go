@@ -1,6 +1,5 @@
 // Package box owns the sandboxes in which OpenTofu and Terraform run: other people's
-// code, with somebody's credentials. [Main] makes the process the first one of a box, and
-// [Start] starts one: this very binary, re-executed in user, mount, process, IPC, host
+// code, with somebody's credentials. [Start] starts one: this very binary, re-executed in user, mount, process, IPC, host
 // name and network namespaces of its own, that builds a file system of what it was given,
 // starts programs in it, and ends with everything in it.
 //

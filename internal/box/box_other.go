@@ -10,9 +10,6 @@ import (
 	"runtime"
 )
 
-// Main does nothing: there are no boxes on this system.
-func Main() {}
-
 // User returns the daemon's own user and group.
 func User() (uid, gid int) { return os.Geteuid(), os.Getegid() }
 

@@ -26,28 +26,22 @@ const (
 	toolUser = 1
 )
 
+// init makes this process the first one of a box if [Start] started it as one, and does not
+// return then. Not main does that: what other packages do before it takes most of the time
+// that a box takes to be there.
+//
 // The main goroutine keeps the main thread, which others see as the process: the thread that
 // starts programs, and has no right left, is another one.
 func init() {
-	if isFirst() {
-		runtime.LockOSThread()
-	}
-}
-
-func isFirst() bool { return len(os.Args) == 3 && os.Args[1] == argument && os.Getpid() == 1 }
-
-// Main makes this process the first one of a box if [Start] started it as one, and does not
-// return then. It is the first thing that main, or TestMain, calls.
-func Main() {
-	if !isFirst() {
+	if len(os.Args) != 3 || os.Args[1] != argument || os.Getpid() != 1 {
 		return
 	}
+	runtime.LockOSThread()
 	debug.SetMemoryLimit(64 << 20)
 	c := &conn{os.NewFile(3, "box")}
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4) // what the daemon wants to be held, if anything
-	err := first(c, os.Args[2])
-	if err != nil {
+	if err := first(c, os.Args[2]); err != nil {
 		m := message{Err: err.Error(), NotFound: errors.Is(err, fs.ErrNotExist)}
 		var able *unableError
 		m.Lacking = errors.As(err, &able) && !m.NotFound

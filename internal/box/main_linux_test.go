@@ -19,13 +19,10 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
-
-	"github.com/holdfast-dev/holdfast/internal/box"
 )
 
 // The test binary is what runs in the boxes too: with a verb as its first argument.
 func TestMain(m *testing.M) {
-	box.Main()
 	if len(os.Args) > 2 && os.Args[1] == "verb" {
 		if err := verbs[os.Args[2]](os.Args[3:]...); err != nil {
 			fmt.Fprintln(os.Stderr, err)

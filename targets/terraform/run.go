@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/holdfast-dev/holdfast/internal/egress"
 	"github.com/holdfast-dev/holdfast/internal/fault"
 	"github.com/holdfast-dev/holdfast/targets"
@@ -36,6 +38,9 @@ type run struct {
 	r     *rendering
 	place workplace // closed at the end
 	lock  *os.File  // locked as long as anything of the run is there
+	// What init depends on: the digests of the rendering and the tool.
+	sum     digest.Digest
+	toolSum string
 }
 
 // start opens a workplace and fills it. The tool sees it at the same path for each run of a
@@ -64,6 +69,12 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 			u.close(ctx)
 		}
 	}()
+	if u.sum, err = r.sum(t.cfg.Masker); err != nil {
+		return nil, fault.Wrap(fault.Internal, op, "", err)
+	}
+	if u.toolSum, err = tools.sum(t.cfg.Binary); err != nil {
+		return nil, fault.Wrap(fault.Transient, op, "look at terraform.binary in the operator's file", err)
+	}
 	if r.config.backend == "" {
 		if err := t.makeStateDir(); err != nil {
 			return nil, fault.Wrap(fault.Transient, op, "look at the state directory: full or read-only?", err)
@@ -95,7 +106,11 @@ func (t *Target) within(ctx context.Context, r *rendering, f func(context.Contex
 	if err := u.init(ctx); err != nil {
 		return err
 	}
-	return f(ctx, u)
+	err = f(ctx, u)
+	if err != nil { // it may be for what was put back
+		t.initialised = nil
+	}
+	return err
 }
 
 // privateDir makes dir, and refuses one that others can write to or read.
@@ -296,6 +311,11 @@ func (u *run) logLine(ctx context.Context, level slog.Level, line string) {
 // init prepares the work directory and the backend.
 func (u *run) init(ctx context.Context) error {
 	const op = "targets/terraform.init"
+	if there, err := u.putBack(); err != nil {
+		return fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
+	} else if there {
+		return u.workspace(ctx)
+	}
 	err := u.tool(ctx, u.t.cfg.Limits.Output, func(b []byte) { u.logLine(ctx, slog.LevelDebug, string(b)) },
 		"init", "-no-color", "-input=false", "-lockfile=readonly")
 	if err != nil {
@@ -307,6 +327,7 @@ func (u *run) init(ctx context.Context) error {
 	if err := u.unchanged(); err != nil {
 		return err
 	}
+	u.t.initialised = u.remember()
 	return u.workspace(ctx)
 }
 

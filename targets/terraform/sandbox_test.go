@@ -1,6 +1,7 @@
 package terraform_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -112,5 +113,50 @@ func TestNoSandbox(t *testing.T) {
 		}
 		_, err = target.Plan(t.Context(), r)
 		wantFault(t, err, fault.Invalid, "/none/at/all")
+	})
+}
+
+// Init runs once for a rendering, and again after anything failed.
+func TestInitIsRemembered(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, e engine) {
+		t.Parallel()
+		l := newLab(t, e)
+		lock := e.lock(t, map[string]string{"local": "1.4.0"})
+		files := func(content string) map[string]string {
+			return map[string]string{"infra/.terraform.lock.hcl": string(lock), "infra/main.tf": fmt.Sprintf(`
+resource "local_file" "a" {
+  filename = %q
+  content  = %q
+}`, filepath.Join(l.world, "a"), content)}
+		}
+		target := l.target(t)
+		inits := func() int { return strings.Count(l.log.String(), "nitializing the backend") }
+		r, _ := l.deploy(t, target, snapshot("c", files("one")))
+		if n := inits(); n != 1 {
+			t.Errorf("%d times for a plan and its apply", n)
+		}
+		for range 2 {
+			if p, err := target.Plan(t.Context(), r); err != nil || !p.Empty() {
+				t.Fatalf("%v, %v", p.Changes, err)
+			}
+		}
+		if n := inits(); n != 1 {
+			t.Errorf("%d times for what was the same", n)
+		}
+		l.deploy(t, target, snapshot("d", files("two")))
+		if n := inits(); n != 2 {
+			t.Errorf("%d times for two renderings", n)
+		}
+		// What fails may fail for what was put back.
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := target.Plan(ctx, r); err == nil {
+			t.Error("a plan that was called off")
+		}
+		l.deploy(t, target, snapshot("e", files("three")))
+		if b, err := os.ReadFile(filepath.Join(l.world, "a")); err != nil || string(b) != "three" {
+			t.Errorf("%q, %v", b, err)
+		}
 	})
 }

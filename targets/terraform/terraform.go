@@ -146,7 +146,8 @@ type Target struct {
 	secrets   map[string]string // variables from TF_VAR_*
 	providers providerHashes
 
-	mu sync.Mutex // one run at a time
+	mu          sync.Mutex   // one run at a time
+	initialised *initialised // guarded by mu; nil: init runs
 }
 
 // nameRule keeps names safe as single path elements.

@@ -30,10 +30,7 @@ import (
 	"github.com/holdfast-dev/holdfast/targets/terraform"
 )
 
-func TestMain(m *testing.M) {
-	box.Main()
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const secret = `s3cr3t/"<&>+ värld`
 

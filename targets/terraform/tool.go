@@ -61,6 +61,8 @@ type workplace interface {
 	seal(dir string) error
 	// run runs a program until it ends. A status other than 0 is a [box.ExitError].
 	run(ctx context.Context, c box.Command) error
+	// owner is who the tool is on the host.
+	owner() (uid, gid int)
 	// refusals are what the sandbox did not let through so far.
 	refusals() []egress.Refusal
 	close(ctx context.Context)
@@ -176,6 +178,7 @@ func (w *boxed) refusals() []egress.Refusal {
 	return slices.Clone(w.refused)
 }
 
+func (w *boxed) owner() (uid, gid int)                        { return box.User() }
 func (w *boxed) at() string                                   { return box.Work }
 func (w *boxed) files() *os.Root                              { return w.b.Root() }
 func (w *boxed) seal(dir string) error                        { return w.b.Seal(dir) }
@@ -212,6 +215,7 @@ func openBare(dir string, warn func(context.Context, string, error)) (workplace,
 	return w, nil
 }
 
+func (w *bare) owner() (uid, gid int)      { return os.Geteuid(), os.Getegid() }
 func (w *bare) at() string                 { return w.dir }
 func (w *bare) files() *os.Root            { return w.root }
 func (w *bare) seal(dir string) error      { return chmodTree(w.root, dir, 0o500) }
