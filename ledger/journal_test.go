@@ -293,7 +293,7 @@ func TestFlushFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer held.Close() //nolint:errcheck // only read from
+	defer held.Close()
 	before := stat(t, name)
 	for range 2 {
 		if err := l.FlushBodies(t.Context()); err == nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -168,14 +167,6 @@ func fill(t *testing.T, dir string) (free func()) {
 	return func() { must(t, os.Remove(name)) }
 }
 
-// site commits release v of the example's Terraform stack.
-func (f *faulty) site(v string) {
-	f.t.Helper()
-	files := maps.Clone(f.infra)
-	files[siteFile] = strings.Replace(files[siteFile], "managed by Holdfast", "managed by Holdfast "+v, 1)
-	f.commit(files)
-}
-
 // motd is what the Terraform stack has written; empty before it has.
 func (f *faulty) motd() string {
 	f.t.Helper()
@@ -184,11 +175,6 @@ func (f *faulty) motd() string {
 		must(f.t, err)
 	}
 	return string(b)
-}
-
-func (f *faulty) siteReady() {
-	f.t.Helper()
-	f.until("the site to be ready", func(o reconciler.Overview) bool { return f.ready(o, "shop-site") })
 }
 
 // TestDiskFull: with a full disk under the state nothing is applied, the daemon

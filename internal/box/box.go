@@ -1,7 +1,7 @@
 // Package box owns the sandboxes in which OpenTofu and Terraform run: other people's
-// code, with somebody's credentials. [Start] starts one: this very binary, re-executed in user, mount, process, IPC, host
-// name and network namespaces of its own, that builds a file system of what it was given,
-// starts programs in it, and ends with everything in it.
+// code, with somebody's credentials. [Start] starts one: this very binary, re-executed in
+// user, mount, process, IPC, host name and network namespaces of its own, that builds a file
+// system of what it was given, starts programs in it, and ends with everything in it.
 //
 // It guarantees that a program in a box sees the files that it was given and no others,
 // and can write to its work directory, which is memory of a bounded size, and to what was

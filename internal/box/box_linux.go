@@ -121,7 +121,7 @@ func (b *Box) take(files []*os.File) (err error) {
 // the connection goes, it ends what runs in order, and itself.
 func (b *Box) launch(orders string, theirs, hold *os.File) error {
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // what our own parent left open
-	cmd := exec.Command("/proc/self/exe", argument, orders)         //nolint:gosec // this binary
+	cmd := exec.Command("/proc/self/exe", argument, orders)         // this binary
 	cmd.Args[0] = "holdfast"
 	cmd.Env, cmd.Dir, cmd.ExtraFiles = []string{}, "/", []*os.File{theirs}
 	if hold != nil {
@@ -198,7 +198,8 @@ func (b *Box) Run(ctx context.Context, c Command) error {
 		m, _, err = b.conn.receive()
 		stop()
 	}
-	err = errors.Join(err, out.wait(), errs.wait())
+	out.wait()
+	errs.wait()
 	switch {
 	case err != nil:
 		return fault.New(fault.Transient, op, "", "the sandbox ended: %w", err)
@@ -236,7 +237,7 @@ func (b *Box) stopping(ctx context.Context, grace time.Duration) (stop func()) {
 // relayed is one stream of a program.
 type relayed struct {
 	theirs *os.File
-	done   chan error
+	done   chan struct{}
 }
 
 // relay copies what is written to the returned file to w.
@@ -248,21 +249,21 @@ func relay(w io.Writer) (*relayed, error) {
 	if w == nil {
 		w = io.Discard
 	}
-	out := &relayed{theirs, make(chan error, 1)}
+	out := &relayed{theirs, make(chan struct{})}
 	go func() {
 		_, err := io.Copy(w, r)
 		if err != nil {
 			_, _ = io.Copy(io.Discard, r) // whoever writes is not to wait for us
 		}
 		_ = r.Close() // only read from
-		out.done <- nil
+		close(out.done)
 	}()
 	return out, nil
 }
 
-func (r *relayed) wait() error {
+func (r *relayed) wait() {
 	_ = r.theirs.Close() // it may be closed already
-	return <-r.done
+	<-r.done
 }
 
 // Close ends everything in the box, and waits until it is gone.

@@ -36,7 +36,7 @@ func build(cfg Config) (work *os.File, proc bool, err error) {
 	if err := tmpfs(stage, 8<<20, "0755"); err != nil {
 		return nil, false, unable("mount a tmpfs", err)
 	}
-	if err := b.bindAll(cfg); err != nil {
+	if err := b.bindAll(); err != nil {
 		return nil, false, err
 	}
 	if err := b.etc(cfg.Hosts); err != nil {
@@ -134,7 +134,7 @@ func (b *builder) open(cfg Config) error {
 }
 
 // bindAll puts the sources where they are on the host, outer folders first.
-func (b *builder) bindAll(cfg Config) error {
+func (b *builder) bindAll() error {
 	for _, path := range bound {
 		target, err := os.Readlink(path)
 		if err != nil {
@@ -170,7 +170,7 @@ func place(fd int, at string) error {
 	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o444)
+	f, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o400)
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (b *builder) etc(hosts map[string]string) error {
 		if _, taken := b.trees["/etc/"+name]; taken {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(stage, "etc", name), []byte(content), 0o444); err != nil { //nolint:gosec // for everybody in the box
+		if err := os.WriteFile(filepath.Join(stage, "etc", name), []byte(content), 0o444); err != nil {
 			return err
 		}
 	}

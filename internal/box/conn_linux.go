@@ -151,7 +151,7 @@ func (c *conn) do(write bool, f func(fd int) error) error {
 	}
 	var result error
 	ready := func(fd uintptr) bool {
-		for result = f(int(fd)); errors.Is(result, unix.EINTR); result = f(int(fd)) { //nolint:revive // tries again
+		for result = f(int(fd)); errors.Is(result, unix.EINTR); result = f(int(fd)) {
 		}
 		return !errors.Is(result, unix.EAGAIN)
 	}

@@ -59,7 +59,7 @@ var verbs = map[string]func(...string) error{
 		if err != nil {
 			return err
 		}
-		defer c.Close() //nolint:errcheck // a test
+		defer c.Close()
 		if args[0] == "udp" {
 			if _, err := c.Write([]byte("x")); err != nil {
 				return err
@@ -72,11 +72,11 @@ var verbs = map[string]func(...string) error{
 	},
 	"resolve": func(args ...string) error { _, err := net.LookupHost(args[0]); return err },
 	"get": func(args ...string) error {
-		r, err := http.Get(args[0]) //nolint:gosec,noctx // a test
+		r, err := http.Get(args[0])
 		if err != nil {
 			return err
 		}
-		defer r.Body.Close() //nolint:errcheck // a test
+		defer r.Body.Close()
 		_, err = io.Copy(os.Stdout, r.Body)
 		return err
 	},
@@ -118,7 +118,7 @@ var verbs = map[string]func(...string) error{
 			return err
 		}
 		for i := range most {
-			if err := exec.Command("/bin/sleep", "60").Start(); err != nil { //nolint:gosec // it stays behind on purpose
+			if err := exec.Command("/bin/sleep", "60").Start(); err != nil {
 				fmt.Println(i)
 				return err
 			}

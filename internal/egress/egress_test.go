@@ -159,7 +159,7 @@ func get(t *testing.T, c *http.Client, url string) (int, string) {
 	if err != nil {
 		return 0, err.Error()
 	}
-	defer r.Body.Close() //nolint:errcheck // a test
+	defer r.Body.Close()
 	b, _ := io.ReadAll(r.Body)
 	return r.StatusCode, string(b)
 }

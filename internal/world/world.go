@@ -115,8 +115,8 @@ func New(o Options) (_ *World, err error) {
 			return nil, err
 		}
 	}
-	uid, gid := box.User()                                                                         // Terraform's
-	if err := errors.Join(os.Mkdir(w.SiteDir, 0o755), os.Chown(w.SiteDir, uid, gid)); err != nil { //nolint:gosec // a web server reads it
+	uid, gid := box.User() // Terraform's
+	if err := errors.Join(os.Mkdir(w.SiteDir, 0o755), os.Chown(w.SiteDir, uid, gid)); err != nil {
 		return nil, err
 	}
 	if w.mirror, err = testenv.ProviderMirror(filepath.Join(o.Dir, "mirror")); err != nil {

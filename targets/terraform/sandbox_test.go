@@ -23,7 +23,7 @@ func TestSandbox(t *testing.T) {
 		t.Parallel()
 		l := newLab(t, e)
 		secret := filepath.Join(t.TempDir(), "secret")
-		if err := os.WriteFile(secret, []byte("geheim"), 0o644); err != nil { //nolint:gosec // so that its mode is not what saves it
+		if err := os.WriteFile(secret, []byte("geheim"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		script := map[string]string{

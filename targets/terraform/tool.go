@@ -224,7 +224,7 @@ func (w *bare) refusals() []egress.Refusal { return nil }
 // run runs a program as a child. It gets an interrupt and then its grace; what holds its
 // pipes open after that must not hold us.
 func (w *bare) run(ctx context.Context, c box.Command) error {
-	cmd := exec.CommandContext(ctx, c.Path, c.Args...) //nolint:gosec // the operator's tool
+	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, c.Stdout, c.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = c.Grace
