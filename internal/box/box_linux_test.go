@@ -185,6 +185,9 @@ func TestEscapes(t *testing.T) {
 			if strings.Contains(out, "geheim") || errs == "" {
 				t.Errorf("printed %q, %q", out, errs)
 			}
+			if refusal := map[string]string{"unshare": "not permitted", "clone3": "not implemented"}[name]; !strings.Contains(errs, refusal) {
+				t.Errorf("refused otherwise: %q", errs)
+			}
 		})
 	}
 	out, _, err := try(t, b, "status")
@@ -215,6 +218,9 @@ func TestBombs(t *testing.T) {
 	}
 	if _, errs, err := try(t, b, "fill", box.Work+"/w/big"); err == nil || !strings.Contains(errs, "no space left") {
 		t.Errorf("an endless file: %v, %q", err, errs)
+	}
+	if info, err := b.Root().Stat("w/big"); err != nil || info.Size() > 8<<20 {
+		t.Errorf("it became %d bytes, %v", info.Size(), err)
 	}
 	if _, errs, err := try(t, b, "fill", "/dev/shm/big"); err == nil {
 		t.Errorf("an endless file in /dev/shm: %q", errs)

@@ -30,13 +30,12 @@ const (
 // return then. Not main does that: what other packages do before it takes most of the time
 // that a box takes to be there.
 //
-// The main goroutine keeps the main thread, which others see as the process: the thread that
-// starts programs, and has no right left, is another one.
+// During init the main goroutine has the main thread (package runtime), which others see as
+// the process: the thread that starts programs, and has no right left, is another one.
 func init() {
 	if len(os.Args) != 3 || os.Args[1] != argument || os.Getpid() != 1 {
 		return
 	}
-	runtime.LockOSThread()
 	debug.SetMemoryLimit(64 << 20)
 	c := &conn{os.NewFile(3, "box")}
 	unix.CloseOnExec(3)

@@ -57,7 +57,7 @@ func (u *run) remember() *initialised {
 				return err
 			}
 		case d.Type().IsRegular() && info.Size() <= int64(maxInitialised-size):
-			if e.content, err = root.ReadFile(name); err != nil {
+			if e.content, err = readRegular(root, name, maxInitialised); err != nil {
 				return err
 			}
 		default:

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path"
 	"slices"
@@ -199,19 +198,13 @@ func (u *run) show(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (u *run) readPlan(name string) ([]byte, error) {
-	f, err := u.place.files().Open(path.Join(planDir, name))
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, "targets/terraform.Plan", "", err)
+	b, err := readRegular(u.place.files(), path.Join(planDir, name), u.t.cfg.Limits.PlanFile)
+	if errors.Is(err, errTooMuch) {
+		return nil, fault.New(fault.Invalid, "targets/terraform.Plan", "make the stack smaller, or raise the operator's limits",
+			"the saved plan has more than %d bytes", u.t.cfg.Limits.PlanFile)
 	}
-	defer f.Close() //nolint:errcheck // only read from
-	limit := u.t.cfg.Limits.PlanFile
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fault.Wrap(fault.Transient, "targets/terraform.Plan", "", err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fault.New(fault.Invalid, "targets/terraform.Plan", "make the stack smaller, or raise the operator's limits",
-			"the saved plan has more than %d bytes", limit)
 	}
 	return b, nil
 }

@@ -169,12 +169,12 @@ func (m stateModule) releases(t *Target, out []plan.Change) []plan.Change {
 	return out
 }
 
-// workspaceState is the file of the stack's workspace.
+// workspaceState is the file of the stack's workspace, below the folder of the state.
 func (u *run) workspaceState() string {
 	if u.r.workspace == "default" {
-		return u.t.stateFile()
+		return filepath.Base(u.t.stateFile())
 	}
-	return filepath.Join(u.t.stateDir(), "workspaces", u.r.workspace, "terraform.tfstate")
+	return filepath.Join("workspaces", u.r.workspace, "terraform.tfstate")
 }
 
 // removeState removes the state that the daemon keeps, once nothing is in it.
@@ -189,19 +189,20 @@ func (u *run) removeState(ctx context.Context) error {
 	if len(left.Values.Outputs) > 0 || len(left.releases(u.t)) > 0 { // what was only read does not count
 		return fault.New(fault.Transient, opRemove, "", "the state still holds something: %w", targets.ErrStale)
 	}
-	return u.withState(func(name string) error {
+	return u.withState(func(root *os.Root, name string) error {
 		// The backup is the state before the end, secrets included.
-		if err := os.Remove(name + ".backup"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.Remove(name + ".backup"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := os.Remove(name); err != nil {
+		if err := root.Remove(name); err != nil {
 			return err
 		}
-		for dir := filepath.Dir(name); strings.HasPrefix(dir, u.t.stateDir()); dir = filepath.Dir(dir) {
-			if os.Remove(dir) != nil { // something else is in it
-				break
+		for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+			if root.Remove(dir) != nil { // something else is in it
+				return nil
 			}
 		}
+		_ = os.Remove(u.t.stateDir()) // something else may be in it
 		return nil
 	})
 }
@@ -213,20 +214,29 @@ func (u *run) moveState() error {
 	if u.r.config.backend != "" {
 		return nil
 	}
-	return u.withState(func(name string) error {
-		if err := os.Chmod(name, 0o600); err != nil {
+	return u.withState(func(root *os.Root, name string) error {
+		if err := root.Chmod(name, 0o600); err != nil {
 			return err
 		}
-		return os.Rename(name, name+".orphaned-"+time.Now().UTC().Format("20060102T150405Z"))
+		return root.Rename(name, name+".orphaned-"+time.Now().UTC().Format("20060102T150405Z"))
 	})
 }
 
 // withState calls f while nobody else uses the state that the daemon keeps. It
 // does nothing where there is none. The lock is the one that the tool takes:
-// fcntl(2) on the file.
-func (u *run) withState(f func(name string) error) error {
+// fcntl(2) on the file. Programs of the sandbox can write to the folder: no link
+// is followed out of it.
+func (u *run) withState(f func(root *os.Root, name string) error) error {
 	name := u.workspaceState()
-	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	root, err := os.OpenRoot(u.t.stateDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault.Wrap(fault.Transient, opRemove, "look at the state directory", err)
+	}
+	defer root.Close() //nolint:errcheck // only a handle on a folder
+	file, err := root.OpenFile(name, os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -241,7 +251,7 @@ func (u *run) withState(f func(name string) error) error {
 	if err := syscall.FcntlFlock(file.Fd(), syscall.F_SETLK, &whole); err != nil {
 		return fault.New(fault.Waiting, opRemove, "wait for whoever holds the lock", "the state is locked: %w", err)
 	}
-	if err := f(name); err != nil {
+	if err := f(root, name); err != nil {
 		return failed(err)
 	}
 	return nil

@@ -164,10 +164,10 @@ func (u *run) write() error {
 		}
 	}
 	rc := "disable_checkpoint = true\nprovider_installation {\n  filesystem_mirror {\n    path = " + strconv.Quote(u.t.cfg.Mirror) + "\n  }\n}\n"
-	if err := root.WriteFile(rcName, []byte(rc), 0o444); err != nil {
+	if err := errors.Join(root.Mkdir(rcDir, 0o755), root.WriteFile(rcName, []byte(rc), 0o444)); err != nil {
 		return err
 	}
-	return u.place.seal(treeDir)
+	return errors.Join(u.place.seal(rcDir), u.place.seal(treeDir))
 }
 
 // ownFiles are the files of the tree that are not the repository's.
@@ -342,7 +342,7 @@ func (u *run) checkBackend() error {
 			Config map[string]any `json:"config"`
 		} `json:"backend"`
 	}
-	b, err := u.place.files().ReadFile(filepath.Join(dataDir, "terraform.tfstate"))
+	b, err := readRegular(u.place.files(), path.Join(dataDir, "terraform.tfstate"), maxInitialised)
 	if err != nil {
 		return fault.New(fault.Invalid, op, "", "the tool set up no backend: %w", err)
 	}

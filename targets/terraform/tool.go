@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -44,7 +45,8 @@ const (
 	homeDir = "h"
 	tempDir = box.Temp
 	planDir = "p" // saved plans
-	rcName  = "rc"
+	rcDir   = "c" // the tool's own configuration
+	rcName  = rcDir + "/rc"
 )
 
 // proxyAddress is where the tool finds the proxy in its sandbox.
@@ -188,6 +190,28 @@ func (w *boxed) close(context.Context) {
 	w.b.Close()
 	w.end()
 	w.serving.Wait()
+}
+
+// readRegular reads a file that a program in the sandbox may have made: it waits for no pipe,
+// and reads no more than limit.
+func readRegular(root *os.Root, name string, limit int64) ([]byte, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a plain file", name)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s: %w of %d bytes", name, errTooMuch, limit)
+	}
+	return b, err
 }
 
 // bare is a workplace without a sandbox: a folder of the host.
