@@ -29,6 +29,9 @@ import (
 // maxStacks is how many stack files one repository may hold.
 const maxStacks = 20_000
 
+// maxFolders bounds the folders that are remembered.
+const maxFolders = 10 * maxStacks
+
 func newRepository(rc *config.Repository, cfg *config.Loaded, ts *targetSet, ps *policySet, trust *artifactTrust, revoked *verify.Revocations, keep *keeper) (reconciler.Repository, error) {
 	d := &discoverer{repo: rc.Name, cfg: cfg, targets: ts, policies: ps}
 	if rc.OCI != nil {
@@ -105,6 +108,9 @@ type discoverer struct {
 
 	mu     sync.Mutex
 	parsed map[string]parsedStack // by path
+
+	walking sync.Mutex             // guards folders
+	folders map[string]stackFolder // by path
 }
 
 type parsedStack struct {
@@ -114,35 +120,93 @@ type parsedStack struct {
 	err   error
 }
 
-// discover walks the snapshot for stack files.
+// discover returns the stacks of a snapshot.
 func (d *discoverer) discover(ctx context.Context, snap *sources.Snapshot) ([]reconciler.Stack, error) {
-	var out []reconciler.Stack
-	parsed := map[string]parsedStack{}
-	err := fs.WalkDir(snap.FS, ".", func(p string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if e.IsDir() || path.Base(p) != config.StackFile {
-			return nil
-		}
-		if len(out) == maxStacks {
-			return fault.New(fault.Invalid, "holdfast.discover", "split the repository", "more than %d stack files", maxStacks)
-		}
-		ps := d.parse(snap.FS, p)
-		parsed[p] = ps
-		out = append(out, d.build(path.Dir(p), ps))
-		return nil
-	})
-	d.mu.Lock()
-	d.parsed = parsed
-	d.mu.Unlock()
+	files, err := d.stackFiles(ctx, snap)
+	if err == nil && len(files) > maxStacks {
+		err = fault.New(fault.Invalid, "holdfast.discover", "split the repository", "more than %d stack files", maxStacks)
+	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "holdfast.discover", "", fmt.Errorf("repository %s: %w", d.repo, err))
 	}
+	out := make([]reconciler.Stack, len(files))
+	parsed := make(map[string]parsedStack, len(files))
+	for i, p := range files {
+		ps := d.parse(snap.FS, p)
+		parsed[p] = ps
+		out[i] = d.build(path.Dir(p), ps)
+	}
+	d.mu.Lock()
+	d.parsed = parsed
+	d.mu.Unlock()
 	return out, nil
+}
+
+// stackFiles returns the paths of the stack files of a snapshot, in order.
+func (d *discoverer) stackFiles(ctx context.Context, snap *sources.Snapshot) ([]string, error) {
+	d.walking.Lock()
+	defer d.walking.Unlock()
+	if d.folders == nil || len(d.folders) > maxFolders { // those that are gone are in it too
+		d.folders = map[string]stackFolder{}
+	}
+	w := stackWalk{ctx: ctx, fsys: snap.FS, folders: d.folders}
+	w.ids, _ = snap.FS.(sources.Identified)
+	return w.files(".")
+}
+
+// stackFolder is what was found below a folder.
+type stackFolder struct {
+	id    string   // content id of the folder
+	files []string // stack files, by path, in order
+}
+
+// stackWalk looks for stack files. What is below a folder whose content is that of the last
+// snapshot is not looked at again: a commit costs its change.
+type stackWalk struct {
+	ctx     context.Context
+	fsys    fs.FS
+	ids     sources.Identified     // nil: the source does not tell
+	folders map[string]stackFolder // by path, of the last snapshots
+}
+
+func (w *stackWalk) files(dir string) ([]string, error) {
+	if err := w.ctx.Err(); err != nil {
+		return nil, err
+	}
+	var f stackFolder
+	if w.ids != nil {
+		var err error
+		if f.id, err = w.ids.ContentID(dir); err != nil {
+			return nil, err
+		}
+		if was, ok := w.folders[dir]; ok && was.id == f.id {
+			return was.files, nil
+		}
+	}
+	entries, err := fs.ReadDir(w.fsys, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		p := path.Join(dir, e.Name())
+		switch {
+		case e.IsDir():
+			below, err := w.files(p)
+			if err != nil {
+				return nil, err
+			}
+			f.files = append(f.files, below...)
+		case e.Name() == config.StackFile:
+			f.files = append(f.files, p)
+		}
+		if len(f.files) > maxStacks {
+			break
+		}
+	}
+	if f.id != "" {
+		w.folders[dir] = f
+	}
+	return f.files, nil
 }
 
 // parse decodes a stack file, or remembers what it decoded to.

@@ -7,8 +7,8 @@
 // and can write to its work directory, which is memory of a bounded size, and to what was
 // given for that; that it has no capability and cannot get one, reaches no network but the
 // listeners that the box hands to the daemon, sees and signals no process outside, and
-// cannot trace, mount, or make namespaces; that its processes, their memory and their files
-// are bounded; and that nothing of it is left when the box is closed. When the daemon dies,
+// cannot trace, mount, or make namespaces; that its processes, what each of them takes of
+// memory, and each file are bounded, and that it goes before the daemon when memory gets short; and that nothing of it is left when the box is closed. When the daemon dies,
 // a program that writes to the world is told to stop and gets its grace; others end at once.
 // It refuses to start where the host lacks what that takes, and says what is missing.
 package box
@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/internal/fault"
@@ -52,7 +54,7 @@ type Config struct {
 // Limits bound what the programs of a box take. A zero field has the default of
 // [DefaultLimits].
 type Limits struct {
-	Work      int64 // bytes in the work directory, which is memory
+	Work      int64 // bytes in the work directory, which is memory, and of each file
 	Memory    int64 // bytes of data of each process
 	Processes int   // processes and threads, together
 	Files     int   // open files of each process
@@ -60,7 +62,7 @@ type Limits struct {
 
 // DefaultLimits returns the limits of the daemon.
 func DefaultLimits() Limits {
-	return Limits{Work: 1 << 30, Memory: 4 << 30, Processes: 1024, Files: 4096}
+	return Limits{Work: 256 << 20, Memory: 4 << 30, Processes: 256, Files: 4096}
 }
 
 func (l Limits) orDefaults() Limits {
@@ -113,4 +115,22 @@ func missing(what string, err error) error {
 	return fault.New(fault.Invalid, op,
 		"run Holdfast on a host, and in a container, that lets it make user namespaces (docs/sandbox.md says how), or write sandbox: none in the operator's file",
 		"the host cannot confine the tool: %s: %w", what, err)
+}
+
+// reserved are paths that are never given: what is in them is not the operator's to give, or
+// is made for the box.
+var reserved = []string{"/etc", "/proc", "/sys", "/dev", "/run", "/var/run", Work, "/tmp"}
+
+// check refuses a path that must not be in a box.
+func check(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+		return fmt.Errorf("%q is not the path of a file or folder", path)
+	}
+	for _, r := range reserved {
+		below := strings.HasPrefix(path, r+"/")
+		if path == r || below && r != "/etc" && r != "/tmp" {
+			return fmt.Errorf("%s is part of every sandbox, or of none", path)
+		}
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,7 +62,16 @@ type Box struct {
 // Start starts a box. The caller closes it.
 func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 	cfg.Limits = cfg.Limits.orDefaults()
-	orders, err := json.Marshal(cfg)
+	for _, path := range slices.Concat(cfg.Read, cfg.Write) {
+		if err := check(path); err != nil {
+			return nil, fault.New(fault.Invalid, op, "name another folder", "%w", err)
+		}
+	}
+	if len(cfg.Listen) >= maxFDs {
+		return nil, fault.New(fault.Invalid, op, "list fewer", "%d listeners, the limit is %d", len(cfg.Listen), maxFDs-1)
+	}
+	uid, _ := User()
+	orders, err := json.Marshal(orders{cfg, uid != os.Geteuid()})
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +190,9 @@ func (b *Box) Seal(name string) error {
 func (b *Box) Run(ctx context.Context, c Command) error {
 	b.running.Lock()
 	defer b.running.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	out, err := relay(c.Stdout)
 	if err != nil {
 		return fault.Wrap(fault.Transient, op, "", err)

@@ -84,9 +84,6 @@ var bound = []string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/
 func (b *builder) open(cfg Config) error {
 	b.trees = map[string]int{}
 	add := func(path string, write bool) error {
-		if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-			return fmt.Errorf("%q is not the path of a file or folder", path)
-		}
 		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if errors.Is(err, unix.ENOENT) {
 			return &fs.PathError{Op: "find", Path: path, Err: err}
@@ -98,8 +95,8 @@ func (b *builder) open(cfg Config) error {
 		if !write {
 			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 		}
-		if strings.HasPrefix(path, "/dev/") {
-			attr.Attr_set = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
+		if slices.Contains(devices, strings.TrimPrefix(path, "/dev/")) { // reading and writing a device is not writing to the mount
+			attr.Attr_set = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_RDONLY
 		}
 		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
 			return unable("make "+path+" read-only", err)
@@ -155,8 +152,18 @@ func (b *builder) bindAll() error {
 		}
 		_ = unix.Close(fd) // it is mounted
 	}
+	for _, path := range private {
+		if info, err := os.Lstat(stage + path); err == nil && info.IsDir() {
+			if err := unix.Mount("tmpfs", stage+path, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "size=4k,mode=0755"); err != nil {
+				return unable("cover "+path, err)
+			}
+		}
+	}
 	return nil
 }
+
+// private are folders within bound ones that hold keys.
+var private = []string{"/etc/ssl/private", "/etc/pki/tls/private"}
 
 // place makes the folder or the file that is mounted over. What is there is taken as it is.
 func place(fd int, at string) error {

@@ -17,29 +17,29 @@ import (
 // confine takes from the calling thread, and from all that it will start, what programs in
 // a box are not to have. It returns the version of Landlock's ABI, 0 where there is none.
 // The calls are those of one thread: the others go on building.
-func confine(cfg Config) (abi int, err error) {
+func confine(cfg orders) (abi int, err error) {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return 0, unable("PR_SET_NO_NEW_PRIVS", err)
 	}
-	if abi, err = restrictFiles(cfg); err != nil {
+	if abi, err = restrictFiles(cfg.Config); err != nil {
 		return 0, unable("Landlock", err)
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := dropCapabilities(cfg.Apart); err != nil {
 		return 0, unable("drop capabilities", err)
 	}
 	return abi, unable("seccomp", filterCalls())
 }
 
-// dropCapabilities gives up every capability, for good, and becomes the tool's user where
-// there is one.
-func dropCapabilities() error {
+// dropCapabilities gives up every capability, for good, and becomes the tool's user, if that
+// is to be another one.
+func dropCapabilities(apart bool) error {
 	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
 			return err
 		}
 	}
 	uid := uintptr(os.Getuid())
-	if twoUsers() {
+	if apart {
 		uid = toolUser
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
 			return errno
@@ -53,12 +53,6 @@ func dropCapabilities() error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	return unix.Capset(&head, &none[0])
-}
-
-// twoUsers reports whether programs have a user of their own.
-func twoUsers() bool {
-	b, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && slices.Contains(b[:max(0, len(b)-1)], '\n')
 }
 
 // Rights of Landlock, by the version of the ABI that brought them (landlock(7)).
@@ -116,8 +110,13 @@ func restrictFiles(cfg Config) (abi int, err error) {
 			return 0, err
 		}
 	}
-	for _, path := range append([]string{Work, "/dev"}, cfg.Write...) {
+	for _, path := range append([]string{Work}, cfg.Write...) {
 		if err := allow(path, handled); err != nil {
+			return 0, err
+		}
+	}
+	for _, d := range devices {
+		if err := allow("/dev/"+d, landlock.AccessFSReadFile|landlock.AccessFSWriteFile|landlock.AccessFSTruncate); err != nil {
 			return 0, err
 		}
 	}
@@ -135,8 +134,13 @@ var refused = append([]uint32{
 	unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_FANOTIFY_INIT, unix.SYS_QUOTACTL, unix.SYS_ACCT, unix.SYS_SYSLOG,
 	unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE,
 	unix.SYS_REBOOT, unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_ADJTIMEX, unix.SYS_CLOCK_ADJTIME,
+	unix.SYS_MEMFD_CREATE, unix.SYS_MEMFD_SECRET, unix.SYS_SHMGET, // memory that no limit of a process counts
+	unix.SYS_QUOTACTL_FD, sysOpenTreeAttr,
 	unix.SYS_LOOKUP_DCOOKIE, unix.SYS_VHANGUP, unix.SYS_PERSONALITY, unix.SYS_MIGRATE_PAGES, unix.SYS_MOVE_PAGES, unix.SYS_MBIND, unix.SYS_SET_MEMPOLICY,
 }, archRefused...)
+
+// sysOpenTreeAttr is open_tree_attr(2), of Linux 6.15, on all systems.
+const sysOpenTreeAttr = 467
 
 // namespaces are the flags of clone(2) that make one.
 const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
@@ -181,17 +185,22 @@ func filter() []bpf.Instruction {
 	// Of sockets, those that any program has: streams and datagrams. Netlink only to ask for
 	// interfaces and routes.
 	out = append(out,
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SOCKET, SkipTrue: 14},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SOCKET, SkipTrue: 19},
 		arg(0),
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_NETLINK, SkipTrue: 9},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_NETLINK, SkipTrue: 14},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_UNIX, SkipTrue: 3},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_INET, SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_INET6, SkipTrue: 1},
 		bpf.RetConstant{Val: refuse},
 		arg(1),
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOCK_STREAM, SkipTrue: 5},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOCK_DGRAM, SkipTrue: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOCK_STREAM, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SOCK_DGRAM, SkipTrue: 1},
+		bpf.RetConstant{Val: refuse},
+		arg(2),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 6}, // what the type stands for
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: 5},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_UDP, SkipTrue: 4},
 		bpf.RetConstant{Val: refuse},
 		arg(2), // of Netlink
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.NETLINK_ROUTE, SkipTrue: 1},

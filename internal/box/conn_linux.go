@@ -44,6 +44,13 @@ type program struct {
 	Grace  int64    `json:"grace"` // nanoseconds
 }
 
+// orders are what the first process is told by its command line.
+type orders struct {
+	Config
+	// Apart says that programs have a user of their own, toolUser.
+	Apart bool
+}
+
 type ready struct {
 	Landlock int  `json:"landlock"` // version of the ABI; 0 is none
 	Proc     bool `json:"proc"`

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -37,6 +38,9 @@ func init() {
 		return
 	}
 	debug.SetMemoryLimit(64 << 20)
+	// What ends the daemon, a service's stop for instance, is not what ends a program that
+	// saves its state.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT)
 	c := &conn{os.NewFile(3, "box")}
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4) // what the daemon wants to be held, if anything
@@ -67,16 +71,20 @@ func unable(what string, err error) error {
 }
 
 // first is the life of the first process.
-func first(c *conn, orders string) error {
-	var cfg Config
-	if err := json.Unmarshal([]byte(orders), &cfg); err != nil {
+func first(c *conn, args string) error {
+	var cfg orders
+	if err := json.Unmarshal([]byte(args), &cfg); err != nil {
 		return err
+	}
+	// When memory gets short on the host, a box goes before the daemon.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+		return unable("oom_score_adj", err)
 	}
 	// Nobody in the box looks into this process, or into its descriptors.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return unable("PR_SET_DUMPABLE", err)
 	}
-	work, proc, err := build(cfg)
+	work, proc, err := build(cfg.Config)
 	if err != nil {
 		return err
 	}
@@ -123,7 +131,7 @@ type start struct {
 	err chan error
 }
 
-func (l *launcher) loop(cfg Config, confined chan<- error) {
+func (l *launcher) loop(cfg orders, confined chan<- error) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with it
 	var err error
 	l.landlock, err = confine(cfg)
@@ -286,6 +294,7 @@ func limitResources(l Limits) error {
 		unix.RLIMIT_DATA:   uint64(l.Memory),
 		unix.RLIMIT_NPROC:  uint64(l.Processes),
 		unix.RLIMIT_NOFILE: uint64(l.Files),
+		unix.RLIMIT_FSIZE:  uint64(l.Work),
 		unix.RLIMIT_CORE:   0,
 	} {
 		if err := unix.Setrlimit(which, &unix.Rlimit{Cur: n, Max: n}); err != nil {

@@ -486,6 +486,9 @@ func (c checker) environment(at string, e *Environment, sets map[string]bool) {
 	}
 }
 
+// maxForwards bounds the forwards of a sandbox.
+const maxForwards = 12
+
 // permits are what package terraform refuses unless the operator permits it.
 var permits = []string{"provisioners", "external", "local_command", "http", "ephemeral", "actions", "provider-functions", "ignore-all-changes"}
 
@@ -501,9 +504,16 @@ func (c checker) sandbox(at string, s TerraformSandbox) {
 		c.wrong(at+".egress", fault.HintOf(err), "%v", err)
 	}
 	for i, f := range s.Forwards {
-		if _, _, err := egress.Split(f); err != nil {
+		host, _, err := egress.Split(f)
+		if err == nil && (strings.ContainsAny(host, "*/:") || net.ParseIP(host) != nil) {
+			err = fmt.Errorf("%q is not the name of a host", host)
+		}
+		if err != nil {
 			c.wrong(fmt.Sprintf("%s.forwards[%d]", at, i), "write host:port", "%v", err)
 		}
+	}
+	if len(s.Forwards) > maxForwards {
+		c.wrong(at+".forwards", "put a proxy in front of them", "%d forwards, the limit is %d", len(s.Forwards), maxForwards)
 	}
 	if s.Memory < 0 || s.Work < 0 || s.Processes < 0 {
 		c.wrong(at, "leave it out for the default", "a limit is less than 0")

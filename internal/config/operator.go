@@ -146,8 +146,8 @@ type TerraformSandbox struct {
 	Egress    []string `json:"egress,omitempty" jsonschema_description:"What the tool may connect to, through a proxy: host:port, *.domain:port, or network/bits:port. Private addresses need an entry that names the host or the network. Metadata services and link-local addresses cannot be allowed."`
 	Forwards  []string `json:"forwards,omitempty" jsonschema_description:"host:port to which the tool connects by name without a proxy, such as a database. They are allowed by that."`
 	Memory    int64    `json:"memory,omitempty" jsonschema_description:"Bytes of data of each process, 4 GiB by default."`
-	Work      int64    `json:"work,omitempty" jsonschema_description:"Bytes in the work directory, which is memory, 1 GiB by default."`
-	Processes int      `json:"processes,omitempty" jsonschema_description:"Processes and threads, together, 1,024 by default."`
+	Work      int64    `json:"work,omitempty" jsonschema_description:"Bytes in the work directory, which is memory, and of each file, 256 MiB by default."`
+	Processes int      `json:"processes,omitempty" jsonschema_description:"Processes and threads, together, 256 by default."`
 }
 
 // Allow is one entry of the operator's map.

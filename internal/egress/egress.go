@@ -118,8 +118,12 @@ type Resolver interface {
 func (p Policy) resolve(ctx context.Context, r Resolver, host string, port uint16) ([]netip.Addr, error) {
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
 	refuse := func(why string) ([]netip.Addr, error) { return nil, &Refusal{host, port, why} }
+	if len(host) > 253 {
+		host = host[:253]
+		return refuse("it is no name")
+	}
 	if a, err := netip.ParseAddr(name); err == nil {
-		if why := p.judge(a, port, false, false); why != "" {
+		if why := p.judge(a, port, false, false, false); why != "" {
 			return refuse(why)
 		}
 		return []netip.Addr{a.Unmap().WithZone("")}, nil
@@ -143,7 +147,7 @@ func (p Policy) resolve(ctx context.Context, r Resolver, host string, port uint1
 	var out []netip.Addr
 	why := "it has no address"
 	for _, a := range addrs {
-		w := p.judge(a, port, allowed, named)
+		w := p.judge(a, port, allowed, named, name == "localhost")
 		if w == "" {
 			out = append(out, a.Unmap().WithZone(""))
 		} else {
@@ -165,20 +169,23 @@ func numeric(name string) bool {
 }
 
 // judge says why an address may not be connected to; "" if it may. allowed says that an entry
-// allows the name that led to it, and named that the entry is that very name.
-func (p Policy) judge(a netip.Addr, port uint16, allowed, named bool) string {
+// allows the name that led to it, named that the entry is that very name, and local that the
+// name is this machine's.
+func (p Policy) judge(a netip.Addr, port uint16, allowed, named, local bool) string {
 	if a.Zone() != "" {
 		return "it has a zone"
 	}
 	covered := false
 	for _, e := range p.entries {
-		covered = covered || e.net.IsValid() && e.port == port && e.net.Contains(a.Unmap())
+		// A network is about private addresses only if it is one of them: 0.0.0.0/0 is not.
+		inner := private(e.net.Addr())
+		covered = covered || e.net.IsValid() && e.port == port && e.net.Contains(a.Unmap()) && (inner || !private(a.Unmap()))
 	}
 	for _, a := range forms(a) {
 		switch {
 		case never(a):
 			return fmt.Sprintf("%s is a metadata service, or no address of a host", a)
-		case covered || named:
+		case covered || named && (!a.IsLoopback() || local):
 		case !allowed:
 			return "no entry allows it"
 		case private(a):
@@ -204,6 +211,8 @@ func forms(a netip.Addr) []netip.Addr {
 		out = append(out, v4(4), netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}))
 	case b[0] == 0 && b[1] == 0x64 && b[2] == 0xff && b[3] == 0x9b:
 		out = append(out, v4(12))
+	case netip.MustParsePrefix("::ffff:0:0:0/96").Contains(a): // SIIT (RFC 7915)
+		out = append(out, v4(12))
 	case netip.MustParsePrefix("::/96").Contains(a) && a != netip.IPv6Unspecified() && a != netip.IPv6Loopback():
 		out = append(out, v4(12))
 	}
@@ -215,11 +224,14 @@ func forms(a netip.Addr) []netip.Addr {
 
 // metadata are addresses at which clouds hand out credentials, apart from link-local ones.
 var metadata = []netip.Prefix{
-	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
-	netip.MustParsePrefix("fd20:ce::/32"),       // Google Cloud
-	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
-	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
-	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle Cloud
+	netip.MustParsePrefix("fd00:ec2::/32"),       // AWS
+	netip.MustParsePrefix("fd20:ce::/32"),        // Google Cloud
+	netip.MustParsePrefix("fd00:42::/32"),        // Scaleway
+	netip.MustParsePrefix("fd00:a9fe:a9fe::/48"), // Linode
+	netip.MustParsePrefix("100.96.0.96/32"),      // Volcano Engine
+	netip.MustParsePrefix("100.100.100.200/32"),  // Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),    // Azure
+	netip.MustParsePrefix("192.0.0.192/32"),      // Oracle Cloud
 }
 
 // never reports whether nobody may allow an address.

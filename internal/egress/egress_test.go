@@ -47,11 +47,12 @@ func policy(t *testing.T, entries ...string) Policy {
 
 func TestPolicy(t *testing.T) {
 	t.Parallel()
-	p := policy(t, "api.example.com:443", "*.cloud.example:443", "db.internal:5432", "10.1.0.0/16:443", "[fd12::/16]:443", "192.0.2.7:22", "0.0.0.0/0:8443", "[::/0]:8443", "rebind.example:443", "metadata.google.internal:80")
+	p := policy(t, "api.example.com:443", "*.cloud.example:443", "db.internal:5432", "10.1.0.0/16:443", "[fd12::/16]:443", "192.0.2.7:22", "0.0.0.0/0:8443", "[::/0]:8443", "[fd12::/16]:8443", "rebind.example:443", "home.example:443", "localhost:443", "metadata.google.internal:80")
 	dns := names{
 		"api.example.com": {"93.184.216.34", "2606:2800::1"}, "a.cloud.example": {"93.184.216.35"}, "evil.cloud.example": {"10.9.9.9"},
 		"inner.cloud.example": {"10.1.2.3"}, "db.internal": {"10.9.0.1"}, "other.example": {"93.184.216.36"}, "mixed.cloud.example": {"169.254.169.254", "93.184.216.37"},
 		"local.cloud.example": {"127.0.0.1"}, "rebind.example": {"169.254.169.254"}, "metadata.google.internal": {"169.254.169.254"}, "cgnat.cloud.example": {"100.64.0.1"},
+		"home.example": {"127.0.0.1"}, "localhost": {"127.0.0.1"},
 		"mapped.cloud.example": {"::ffff:169.254.169.254"},
 	}
 	for address, want := range map[string]string{
@@ -94,15 +95,17 @@ func TestPolicy(t *testing.T) {
 		"224.0.0.1:8443":              "metadata",
 		"0.0.0.0:8443":                "metadata",
 		"[::]:8443":                   "metadata",
-		"255.255.255.255:8443":        "metadata",
-		"8.8.8.8:8443":                "8.8.8.8",
-		"127.1:443":                   "no name",
-		"0x7f000001:443":              "no name",
-		"2130706433:443":              "no name",
-		"a_b.cloud.example:443":       "no such host",
-		"a b.cloud.example:443":       "no name",
-		"a%2e.cloud.example:443":      "no name",
-		":443":                        "no name",
+		"[fd00:42::42]:8443":          "metadata", "[fd00:a9fe:a9fe::1]:8443": "metadata", "100.96.0.96:8443": "metadata", "[::ffff:0:169.254.169.254]:8443": "metadata",
+		"10.0.0.1:8443": "no entry", "127.0.0.1:8443": "no entry", "home.example:443": "is private", "localhost:443": "127.0.0.1",
+		"255.255.255.255:8443":   "metadata",
+		"8.8.8.8:8443":           "8.8.8.8",
+		"127.1:443":              "no name",
+		"0x7f000001:443":         "no name",
+		"2130706433:443":         "no name",
+		"a_b.cloud.example:443":  "no such host",
+		"a b.cloud.example:443":  "no name",
+		"a%2e.cloud.example:443": "no name",
+		":443":                   "no name",
 	} {
 		host, port, err := Split(address)
 		if err != nil {

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 const (
@@ -19,6 +21,7 @@ const (
 	maxConnections = 512
 	// idleTimeout is how long a connection lasts on which nothing is sent.
 	idleTimeout = 10 * time.Minute
+	retryAccept = 100 * time.Millisecond
 )
 
 // Proxy connects what a sandbox asks for.
@@ -64,7 +67,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // what is open is cut
 	defer stop()
-	if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err := s.Serve(netutil.LimitListener(l, maxConnections)); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil
@@ -78,13 +81,19 @@ func (p *Proxy) Forward(ctx context.Context, l net.Listener, address string) err
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	l = netutil.LimitListener(l, maxConnections)
 	for {
 		in, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			return err
+			select { // out of descriptors, for instance
+			case <-time.After(retryAccept):
+				continue
+			case <-ctx.Done():
+				return nil
+			}
 		}
 		open.Go(func() {
 			defer in.Close() //nolint:errcheck // it is over

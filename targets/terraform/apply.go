@@ -54,7 +54,7 @@ func (t *Target) apply(ctx context.Context, p plan.Plan, rec *targets.Receipt) e
 	if sum, err := tools.sum(t.cfg.Binary); err != nil || sum != s.tool {
 		return fault.New(fault.Transient, op, "", "%s is another one than planned: %w", t.cfg.Binary, targets.ErrStale)
 	}
-	return t.within(ctx, s.r, func(ctx context.Context, u *run) error {
+	return t.within(ctx, s.r, true, func(ctx context.Context, u *run) error {
 		switch {
 		case s.ends == orphaned:
 			return u.letGo(ctx, p, rec)

@@ -3,9 +3,11 @@ package terraform
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -25,6 +27,9 @@ func (c *configuration) sameConfiguration(saved []byte, own map[string][]byte) e
 	const op = "targets/terraform.Plan"
 	denied := func(format string, args ...any) error {
 		return fault.New(fault.Denied, op, "find out which provider or program wrote it", "the saved plan does not hold the configuration that was judged: "+format, args...)
+	}
+	if n := zipEntries(saved); n > maxZipEntries {
+		return denied("it has %d files", n)
 	}
 	z, err := zip.NewReader(bytes.NewReader(saved), int64(len(saved)))
 	if err != nil {
@@ -76,6 +81,21 @@ func (c *configuration) sameConfiguration(saved []byte, own map[string][]byte) e
 		return denied("it has other files besides")
 	}
 	return nil
+}
+
+// maxZipEntries bounds the files of a saved plan: to list a million of them takes a gigabyte.
+const maxZipEntries = 10_000
+
+// zipEntries returns how many files a zip file says that it has (APPNOTE.TXT, section 4.3.16);
+// one of more than 65,534 says it elsewhere, and is too large here.
+func zipEntries(b []byte) int {
+	const length = 22
+	tail := b[max(0, len(b)-length-math.MaxUint16):]
+	i := bytes.LastIndex(tail, []byte("PK\x05\x06"))
+	if i < 0 || len(tail) < i+length {
+		return 0 // it is no zip file, which its reader says
+	}
+	return int(binary.LittleEndian.Uint16(tail[i+10:]))
 }
 
 // moduleDir returns the folder of a module by its key in a plan: "" is the root, "a.b" is

@@ -99,7 +99,7 @@ func (t *Target) planning(ctx context.Context, r targets.Rendered, s *sealed, f 
 	if s.tool, err = tools.sum(t.cfg.Binary); err != nil {
 		return fault.Wrap(fault.Transient, op, "look at terraform.binary in the operator's file", err)
 	}
-	return t.within(ctx, priv, f)
+	return t.within(ctx, priv, false, f)
 }
 
 // bound completes p, which says what s holds.
@@ -142,6 +142,9 @@ func (u *run) plan(ctx context.Context, name string, s *sealed) (view, []byte, e
 	args := []string{"plan", "-json", "-no-color", "-input=false", "-detailed-exitcode", "-out=" + u.file(path.Join(planDir, name))}
 	if s.ends == destroyed {
 		args = append(args, "-destroy")
+	}
+	if !u.writes && u.r.config.backend == "" {
+		args = append(args, "-lock=false") // the lock of the run holds, and the state cannot be written
 	}
 	for _, a := range s.only {
 		args = append(args, "-target="+a)

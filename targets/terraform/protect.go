@@ -57,6 +57,16 @@ func (p Protected) touches(o daemon.Object) (hint, why string) {
 	return "", ""
 }
 
+// around returns what of the daemon is at path, below it or above it; "" if nothing is.
+func (p Protected) around(path string) string {
+	for _, own := range p.Paths {
+		if own == path || strings.HasPrefix(own, path+"/") || strings.HasPrefix(path, own+"/") {
+			return own
+		}
+	}
+	return ""
+}
+
 // named returns the protected path that a text names, or "". Ways around the
 // plain spelling are followed as far as a text alone can tell them.
 func (p Protected) named(text string) string {

@@ -174,7 +174,7 @@ func (u *run) workspaceState() string {
 	if u.r.workspace == "default" {
 		return filepath.Base(u.t.stateFile())
 	}
-	return filepath.Join("workspaces", u.r.workspace, "terraform.tfstate")
+	return filepath.Join(workspacesDir, u.r.workspace, "terraform.tfstate")
 }
 
 // removeState removes the state that the daemon keeps, once nothing is in it.

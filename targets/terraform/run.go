@@ -41,12 +41,13 @@ type run struct {
 	// What init depends on: the digests of the rendering and the tool.
 	sum     digest.Digest
 	toolSum string
+	writes  bool // the tool may write to the world
 }
 
 // start opens a workplace and fills it. The tool sees it at the same path for each run of a
 // stack, because configurations see their path, and a plan has to be applied where it was
 // made.
-func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
+func (t *Target) start(ctx context.Context, r *rendering, writes bool) (_ *run, err error) {
 	const op = "targets/terraform.start"
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -63,7 +64,7 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, op, "", err)
 	}
-	u := &run{t: t, r: r, lock: lock}
+	u := &run{t: t, r: r, lock: lock, writes: writes}
 	defer func() {
 		if err != nil {
 			u.close(ctx)
@@ -80,7 +81,7 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 			return nil, fault.Wrap(fault.Transient, op, "look at the state directory: full or read-only?", err)
 		}
 	}
-	if u.place, err = t.open(ctx, r, dir, lock); err != nil {
+	if u.place, err = t.open(ctx, r, dir, lock, writes); err != nil {
 		return nil, fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
 	}
 	if err := u.write(); err != nil {
@@ -90,7 +91,7 @@ func (t *Target) start(ctx context.Context, r *rendering) (_ *run, err error) {
 }
 
 // within calls f with the tool ready to work on r, while nothing else runs the stack.
-func (t *Target) within(ctx context.Context, r *rendering, f func(context.Context, *run) error) error {
+func (t *Target) within(ctx context.Context, r *rendering, writes bool, f func(context.Context, *run) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
@@ -98,7 +99,7 @@ func (t *Target) within(ctx context.Context, r *rendering, f func(context.Contex
 	if err := t.checkProviders(r.config); err != nil {
 		return err
 	}
-	u, err := t.start(ctx, r)
+	u, err := t.start(ctx, r, writes)
 	if err != nil {
 		return err
 	}
@@ -187,7 +188,7 @@ func (u *run) ownFiles() (map[string][]byte, error) {
 func (t *Target) localBackend() ([]byte, error) {
 	return json.Marshal(map[string]any{"terraform": map[string]any{"backend": map[string]any{"local": map[string]any{
 		"path":          t.stateFile(),
-		"workspace_dir": filepath.Join(t.stateDir(), "workspaces"),
+		"workspace_dir": filepath.Join(t.stateDir(), workspacesDir),
 	}}}})
 }
 
@@ -312,6 +313,7 @@ func (u *run) logLine(ctx context.Context, level slog.Level, line string) {
 func (u *run) init(ctx context.Context) error {
 	const op = "targets/terraform.init"
 	if there, err := u.putBack(); err != nil {
+		u.t.initialised = nil
 		return fault.Wrap(fault.Transient, op, "look at the run directory: full or read-only?", err)
 	} else if there {
 		return u.workspace(ctx)

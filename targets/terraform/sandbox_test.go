@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dev/holdfast/internal/egress"
 	"github.com/holdfast-dev/holdfast/internal/fault"
+	"github.com/holdfast-dev/holdfast/targets/terraform"
 )
 
 // What a configuration's own program tries in an apply, with the real tools: it does not get
@@ -157,6 +158,46 @@ resource "local_file" "a" {
 		l.deploy(t, target, snapshot("e", files("three")))
 		if b, err := os.ReadFile(filepath.Join(l.world, "a")); err != nil || string(b) != "three" {
 			t.Errorf("%q, %v", b, err)
+		}
+	})
+}
+
+// A plan writes nothing into the world, whatever its operator lets an apply write to, and
+// no setting gives a sandbox what is Holdfast's own.
+func TestPlansCannotWrite(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, engine{binary: "/nonexistent", mirror: "/nonexistent"})
+	l.cfg.Protected = terraform.Protected{Paths: []string{"/etc/holdfast/holdfast.yaml"}}
+	for _, path := range []string{"/etc/holdfast", "/etc/holdfast/holdfast.yaml", filepath.Dir(l.cfg.StateDir), l.cfg.StateDir + "/x"} {
+		for name, sandbox := range map[string]terraform.Sandbox{"read": {Read: []string{path}}, "write": {Write: []string{path}}} {
+			cfg := l.cfg
+			cfg.Sandbox = sandbox
+			_, err := terraform.New(cfg, l.spec)
+			wantFault(t, err, fault.Invalid, path)
+			if err == nil {
+				t.Errorf("%s %s", name, path)
+			}
+		}
+	}
+	each(t, func(t *testing.T, e engine) {
+		t.Parallel()
+		l := newLab(t, e)
+		l.cfg.Permit = terraform.Permits
+		// A provider of the mirror writes while it is planned: only its own folder takes it.
+		lock := e.lock(t, map[string]string{"local": "1.4.0"})
+		name := filepath.Join(l.world, "planned")
+		target := l.target(t)
+		_, p := planned(t, target, snapshot("c", map[string]string{
+			"infra/.terraform.lock.hcl": string(lock),
+			"infra/main.tf":             fmt.Sprintf("resource \"local_file\" \"a\" {\n  filename = %q\n  content = \"x\"\n}\n", name),
+		}))
+		if _, err := os.Stat(name); err == nil || p.Empty() {
+			t.Errorf("a plan wrote %s", name)
+		}
+		for _, state := range []string{"terraform.tfstate", ".terraform.tfstate.lock.info"} {
+			if _, err := os.Stat(filepath.Join(l.cfg.StateDir, "test", "shop", state)); err == nil {
+				t.Errorf("a plan wrote %s", state)
+			}
 		}
 	})
 }

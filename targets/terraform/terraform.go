@@ -187,6 +187,11 @@ func New(cfg Config, spec Spec) (*Target, error) {
 		}
 	}
 	cfg.Protected.Paths = append(slices.Clone(cfg.Protected.Paths), filepath.Clean(cfg.StateDir))
+	for _, p := range slices.Concat(cfg.Sandbox.Read, cfg.Sandbox.Write) {
+		if own := cfg.Protected.around(p); own != "" {
+			return bad("name another folder under terraform.sandbox", "%s holds %s, or is in it, which is Holdfast's own", p, own)
+		}
+	}
 	if err := cfg.Protected.validate(); err != nil {
 		return bad("correct the operator's file", "%w", err)
 	}

@@ -849,7 +849,11 @@ resource "terraform_data" "slow" {
 
 		other := newLab(t, e) // another daemon, with the same state
 		other.cfg.StateDir = l.cfg.StateDir
-		_, err := other.target(t).Plan(t.Context(), r)
+		theirs, err := other.target(t).Plan(t.Context(), r) // which reads, and takes no lock
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = other.target(t).Apply(t.Context(), targetstest.Grant(t.Context(), t, theirs))
 		wantFault(t, err, fault.Waiting, "the state is locked", "Who:", "force-unlock")
 
 		other.cfg.RunDir = l.cfg.RunDir // a second process on the same stack

@@ -70,14 +70,15 @@ type workplace interface {
 	close(ctx context.Context)
 }
 
-// open returns a new, empty workplace for the stack.
-func (t *Target) open(ctx context.Context, r *rendering, dir string, lock *os.File) (workplace, error) {
+// open returns a new, empty workplace for the stack, in which the tool may write to the world
+// or only to its work directory.
+func (t *Target) open(ctx context.Context, r *rendering, dir string, lock *os.File, writes bool) (workplace, error) {
 	if t.cfg.Sandbox.None {
 		return openBare(dir, func(ctx context.Context, text string, err error) {
 			t.cfg.Log.WarnContext(ctx, "work directory", slog.String("stack", t.spec.Stack), slog.String("what", text), slog.String("error", err.Error()))
 		})
 	}
-	return t.openBox(ctx, r, lock)
+	return t.openBox(ctx, r, lock, writes)
 }
 
 // boxed is a workplace in a sandbox.
@@ -93,11 +94,11 @@ type boxed struct {
 // maxRefusals bounds how many refusals are kept of one run.
 const maxRefusals = 100
 
-func (t *Target) openBox(ctx context.Context, r *rendering, lock *os.File) (workplace, error) {
+func (t *Target) openBox(ctx context.Context, r *rendering, lock *os.File, writes bool) (workplace, error) {
 	const op = "targets/terraform.start"
 	s := t.cfg.Sandbox
 	cfg := box.Config{
-		Read: append([]string{t.cfg.Binary, t.cfg.Mirror}, s.Read...), Write: s.Write,
+		Read: append([]string{t.cfg.Binary, t.cfg.Mirror}, s.Read...), Write: slices.Clone(s.Write),
 		Listen: []string{proxyAddress}, Hosts: map[string]string{}, Limits: s.Limits, Hold: lock,
 	}
 	outside, err := t.packagesOutside(r.config)
@@ -106,16 +107,22 @@ func (t *Target) openBox(ctx context.Context, r *rendering, lock *os.File) (work
 	}
 	cfg.Read = append(cfg.Read, outside...)
 	if r.config.backend == "" {
-		cfg.Write = append(slices.Clone(cfg.Write), t.stateDir())
+		cfg.Write = append(cfg.Write, t.stateDir())
 	}
-	for i, f := range s.Forwards {
+	if !writes { // a plan changes nothing in the world
+		cfg.Read, cfg.Write = append(cfg.Read, cfg.Write...), nil
+	}
+	for _, f := range s.Forwards {
 		host, port, err := egress.Split(f)
 		if err != nil {
 			return nil, fault.New(fault.Invalid, op, "write host:port", "forward %q: %w", f, err)
 		}
-		// Each has an address of its own, so that two hosts may have one port.
-		address := fmt.Sprintf("127.0.1.%d", 1+i)
-		cfg.Hosts[host] = address
+		// Each host has an address of its own, so that two may have one port.
+		address, ok := cfg.Hosts[host]
+		if !ok {
+			address = fmt.Sprintf("127.0.1.%d", 1+len(cfg.Hosts))
+			cfg.Hosts[host] = address
+		}
 		cfg.Listen = append(cfg.Listen, fmt.Sprintf("%s:%d", address, port))
 	}
 	b, err := box.Start(ctx, cfg)
@@ -145,6 +152,9 @@ func (t *Target) served(ctx context.Context, err error) {
 	}
 }
 
+// workspacesDir is the folder of the states of workspaces, below that of the stack.
+const workspacesDir = "workspaces"
+
 // makeStateDir makes the folder for the state that the daemon keeps, and gives it to whoever
 // the tool is.
 func (t *Target) makeStateDir() error {
@@ -152,15 +162,34 @@ func (t *Target) makeStateDir() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	uid, gid := box.User()
-	if uid == os.Geteuid() || t.cfg.Sandbox.None {
-		return nil
-	}
 	root, err := os.OpenRoot(dir) // never follows a link that a program left there
 	if err != nil {
 		return err
 	}
 	defer root.Close() //nolint:errcheck // only a handle on a folder
+	uid, gid := box.User()
+	apart := uid != os.Geteuid() && !t.cfg.Sandbox.None
+	if t.spec.Workspace != "default" { // a plan cannot make it
+		for _, name := range []string{workspacesDir, filepath.Join(workspacesDir, t.spec.Workspace)} {
+			err := root.Mkdir(name, 0o700)
+			if err == nil && apart {
+				err = root.Lchown(name, uid, gid)
+			}
+			if err != nil && !errors.Is(err, fs.ErrExist) {
+				return err
+			}
+		}
+	}
+	if !apart {
+		return nil
+	}
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == uid {
+		return nil // what is in it is the tool's, and not looked at
+	}
 	return fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
 		return errors.Join(err, root.Lchown(name, uid, gid))
 	})
