@@ -118,6 +118,9 @@ func (b *builder) open(cfg Config) error {
 		}
 	}
 	for _, path := range cfg.Read {
+		if _, err := os.Stat(path); err == nil && slices.ContainsFunc(bound, func(b string) bool { return strings.HasPrefix(path, b+"/") }) {
+			continue // it is there: of /bin and its like, which may be links, through where they lead
+		}
 		if err := add(path, false); err != nil {
 			return err
 		}
