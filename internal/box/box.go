@@ -8,8 +8,9 @@
 // given for that; that it has no capability and cannot get one, reaches no network but the
 // listeners that the box hands to the daemon, sees and signals no process outside, and
 // cannot trace, mount, or make namespaces; that its processes, what each of them takes of
-// memory, and each file are bounded, and that it goes before the daemon when memory gets short; and that nothing of it is left when the box is closed. When the daemon dies,
-// a program that writes to the world is told to stop and gets its grace; others end at once.
+// memory, and each file are bounded, and that it goes before the daemon when memory gets
+// short; and that nothing of it is left when the box is closed. When the daemon dies, a
+// program that writes to the world is told to stop and gets its grace; others end at once.
 // It refuses to start where the host lacks what that takes, and says what is missing.
 package box
 
@@ -113,7 +114,7 @@ func (e *ExitError) Error() string {
 // missing is the error of a host that cannot make a box.
 func missing(what string, err error) error {
 	return fault.New(fault.Invalid, op,
-		"run Holdfast on a host, and in a container, that lets it make user namespaces (docs/sandbox.md says how), or write sandbox: none in the operator's file",
+		"run Holdfast on a host, and in a container, that lets it make user namespaces (docs/sandbox.md says how), or write terraform.sandbox: {none: true} in the operator's file",
 		"the host cannot confine the tool: %s: %w", what, err)
 }
 

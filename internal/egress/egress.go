@@ -95,9 +95,6 @@ func validName(host string) bool {
 	return true
 }
 
-// With returns a policy that allows what either does.
-func (p Policy) With(q Policy) Policy { return Policy{slices.Concat(p.entries, q.entries)} }
-
 // Refusal says what was not connected to, and why.
 type Refusal struct {
 	Host string

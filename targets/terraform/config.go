@@ -316,7 +316,7 @@ func (l *loader) configFiles(dir string) ([]string, error) {
 		if path.Dir(name) != dir || ignored(path.Base(name)) {
 			continue
 		}
-		for _, ext := range []string{".tf", ".tf.json", ".tofu", ".tofu.json"} {
+		for _, ext := range configurationEnds {
 			stem, ok := strings.CutSuffix(name, ext)
 			if !ok {
 				continue
@@ -338,6 +338,9 @@ func (l *loader) configFiles(dir string) ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
+
+// configurationEnds are how the names of configuration files end.
+var configurationEnds = []string{".tf", ".tf.json", ".tofu", ".tofu.json"}
 
 // ignored reports whether the tool leaves a file out by its name.
 func ignored(base string) bool {
@@ -788,18 +791,16 @@ func (m *module) nested(b *hcl.Block, schema *hcl.BodySchema, also func(*hcl.Bod
 		return diagnostics(diags)
 	}
 	for _, n := range content.Blocks {
-		if n.Type != "lifecycle" {
-			m.note(n, b.Labels...)
-		}
-		// The tool looks for others as programs in the root module's folder.
-		if n.Type == "provisioner" && !slices.Contains([]string{"file", "local-exec", "remote-exec"}, n.Labels[0]) {
-			return denied("use a provisioner that is part of the tool", "%s: provisioner %q is a program", at(n.DefRange), n.Labels[0])
-		}
 		if n.Type == "lifecycle" {
 			if err := m.lifecycle(n); err != nil {
 				return err
 			}
 			continue
+		}
+		m.note(n, b.Labels...)
+		// The tool looks for others as programs in the root module's folder.
+		if n.Type == "provisioner" && !slices.Contains([]string{"file", "local-exec", "remote-exec"}, n.Labels[0]) {
+			return denied("use a provisioner that is part of the tool", "%s: provisioner %q is a program", at(n.DefRange), n.Labels[0])
 		}
 		if err := m.permitted("provisioners", n.DefRange, "make an image, or a resource, that needs none", "%s blocks run programs that no plan shows", n.Type); err != nil {
 			return err

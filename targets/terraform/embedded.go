@@ -130,7 +130,7 @@ func (c *configuration) moduleFiles(dir string, root bool, own map[string][]byte
 
 // isConfiguration reports whether the tool reads a file of a module's folder as configuration.
 func isConfiguration(base string) bool {
-	return !ignored(base) && slices.ContainsFunc([]string{".tf", ".tf.json", ".tofu", ".tofu.json"}, func(ext string) bool { return strings.HasSuffix(base, ext) })
+	return !ignored(base) && slices.ContainsFunc(configurationEnds, func(ext string) bool { return strings.HasSuffix(base, ext) })
 }
 
 // unzip returns the content of f, of which there may be so many bytes.
